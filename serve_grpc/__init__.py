@@ -1,0 +1,51 @@
+"""Ray Serve deployments that call each other over gRPC.
+
+Opt in with `deployment` or `enable`, then call with `handle.options(_by_reference=False)`, or set
+`RAY_SERVE_USE_GRPC_BY_DEFAULT=1`. Serve stays the control plane.
+
+    deployment.py     deployment, enable, run, get_app_handle, get_deployment_handle
+    handle.py         DeploymentHandle, wrap
+    response.py       DeploymentResponse, DeploymentResponseGenerator
+    errors.py         the tree of errors
+    serialization.py  register_serializer
+    config.py         settings from the environment
+    caller/           from `handle.remote()` to a replica        (transport's loop)
+    replica/          from a request to the user's code          (replica's loops)
+    protocol/         frames and session machines                (pure)
+    routing/          picking a replica                          (pure)
+    transport/        sockets and event loops; imports grpc
+    _serve/           Ray's private names
+"""
+
+from serve_grpc._serve.versions import check_ray_version
+
+check_ray_version()
+
+from serve_grpc import errors  # noqa: E402
+from serve_grpc.deployment import (  # noqa: E402
+    deployment,
+    enable,
+    get_app_handle,
+    get_deployment_handle,
+    run,
+)
+from serve_grpc.handle import DeploymentHandle, wrap  # noqa: E402
+from serve_grpc.response import DeploymentResponse, DeploymentResponseGenerator  # noqa: E402
+from serve_grpc.serialization import register_serializer  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeploymentHandle",
+    "DeploymentResponse",
+    "DeploymentResponseGenerator",
+    "__version__",
+    "deployment",
+    "enable",
+    "errors",
+    "get_app_handle",
+    "get_deployment_handle",
+    "register_serializer",
+    "run",
+    "wrap",
+]

@@ -1,0 +1,280 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CallRequest(_message.Message):
+    __slots__ = ("method", "payload", "request_serializer", "response_serializer", "request_id", "multiplexed_model_id", "session_id")
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_SERIALIZER_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_SERIALIZER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLEXED_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    payload: bytes
+    request_serializer: str
+    response_serializer: str
+    request_id: str
+    multiplexed_model_id: str
+    session_id: str
+    def __init__(self, method: _Optional[str] = ..., payload: _Optional[bytes] = ..., request_serializer: _Optional[str] = ..., response_serializer: _Optional[str] = ..., request_id: _Optional[str] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+
+class CallReply(_message.Message):
+    __slots__ = ("payload",)
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
+
+class CallerBatch(_message.Message):
+    __slots__ = ("hello", "proof", "templates", "fragments", "requests", "credits", "cancels", "ping")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATES_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENTS_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
+    CANCELS_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    proof: Proof
+    templates: _containers.RepeatedCompositeFieldContainer[Template]
+    fragments: _containers.RepeatedCompositeFieldContainer[Fragment]
+    requests: _containers.RepeatedCompositeFieldContainer[Request]
+    credits: _containers.RepeatedCompositeFieldContainer[Credit]
+    cancels: _containers.RepeatedScalarFieldContainer[int]
+    ping: int
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., templates: _Optional[_Iterable[_Union[Template, _Mapping]]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[Request, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[Credit, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., ping: _Optional[int] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("min_version", "max_version", "replica_id", "nonce", "features")
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MAX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    min_version: int
+    max_version: int
+    replica_id: str
+    nonce: bytes
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., replica_id: _Optional[str] = ..., nonce: _Optional[bytes] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Proof(_message.Message):
+    __slots__ = ("mac",)
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    mac: bytes
+    def __init__(self, mac: _Optional[bytes] = ...) -> None: ...
+
+class Template(_message.Message):
+    __slots__ = ("number", "method", "request_serializer", "response_serializer", "stream", "route", "app_name")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_SERIALIZER_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_SERIALIZER_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    APP_NAME_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    method: str
+    request_serializer: str
+    response_serializer: str
+    stream: bool
+    route: str
+    app_name: str
+    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request_serializer: _Optional[str] = ..., response_serializer: _Optional[str] = ..., stream: bool = ..., route: _Optional[str] = ..., app_name: _Optional[str] = ...) -> None: ...
+
+class Request(_message.Message):
+    __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLEXED_MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    template: int
+    request_id: str
+    payload: bytes
+    timeout_ms: int
+    multiplexed_model_id: str
+    session_id: str
+    credit_items: int
+    credit_bytes: int
+    client: str
+    def __init__(self, id: _Optional[int] = ..., template: _Optional[int] = ..., request_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., credit_items: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., client: _Optional[str] = ...) -> None: ...
+
+class Fragment(_message.Message):
+    __slots__ = ("id", "data")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    data: bytes
+    def __init__(self, id: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class Credit(_message.Message):
+    __slots__ = ("id", "items", "bytes")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    items: int
+    bytes: int
+    def __init__(self, id: _Optional[int] = ..., items: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ReplicaBatch(_message.Message):
+    __slots__ = ("challenge", "welcome", "refusal", "fragments", "replies", "rejected", "accepted_through", "ongoing", "pong", "slot_free", "drain")
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    FRAGMENTS_FIELD_NUMBER: _ClassVar[int]
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_THROUGH_FIELD_NUMBER: _ClassVar[int]
+    ONGOING_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FREE_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    challenge: Challenge
+    welcome: Welcome
+    refusal: Refusal
+    fragments: _containers.RepeatedCompositeFieldContainer[Fragment]
+    replies: _containers.RepeatedCompositeFieldContainer[Reply]
+    rejected: _containers.RepeatedScalarFieldContainer[int]
+    accepted_through: int
+    ongoing: int
+    pong: int
+    slot_free: bool
+    drain: Drain
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., rejected: _Optional[_Iterable[int]] = ..., accepted_through: _Optional[int] = ..., ongoing: _Optional[int] = ..., pong: _Optional[int] = ..., slot_free: bool = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("version", "nonce", "epoch", "mac")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    nonce: bytes
+    epoch: int
+    mac: bytes
+    def __init__(self, version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mac: _Optional[bytes] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("max_ongoing_requests", "max_message_bytes", "features")
+    MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    max_ongoing_requests: int
+    max_message_bytes: int
+    features: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, max_ongoing_requests: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("reason", "message")
+    class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        UNSPECIFIED: _ClassVar[Refusal.Reason]
+        WRONG_REPLICA: _ClassVar[Refusal.Reason]
+        VERSION: _ClassVar[Refusal.Reason]
+        UNAUTHENTICATED: _ClassVar[Refusal.Reason]
+        DRAINING: _ClassVar[Refusal.Reason]
+        PROTOCOL: _ClassVar[Refusal.Reason]
+    UNSPECIFIED: Refusal.Reason
+    WRONG_REPLICA: Refusal.Reason
+    VERSION: Refusal.Reason
+    UNAUTHENTICATED: Refusal.Reason
+    DRAINING: Refusal.Reason
+    PROTOCOL: Refusal.Reason
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    reason: Refusal.Reason
+    message: str
+    def __init__(self, reason: _Optional[_Union[Refusal.Reason, str]] = ..., message: _Optional[str] = ...) -> None: ...
+
+class Reply(_message.Message):
+    __slots__ = ("id", "kind", "payload", "error")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        RESULT: _ClassVar[Reply.Kind]
+        ITEM: _ClassVar[Reply.Kind]
+        END: _ClassVar[Reply.Kind]
+        ERROR: _ClassVar[Reply.Kind]
+    RESULT: Reply.Kind
+    ITEM: Reply.Kind
+    END: Reply.Kind
+    ERROR: Reply.Kind
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    kind: Reply.Kind
+    payload: bytes
+    error: Error
+    def __init__(self, id: _Optional[int] = ..., kind: _Optional[_Union[Reply.Kind, str]] = ..., payload: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("code", "type_name", "message", "traceback", "pickled", "may_have_executed", "size", "limit", "serializer", "function_name", "pid", "node_ip", "direction")
+    class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        INTERNAL: _ClassVar[Error.Code]
+        USER_EXCEPTION: _ClassVar[Error.Code]
+        SERIALIZATION: _ClassVar[Error.Code]
+        MESSAGE_TOO_LARGE: _ClassVar[Error.Code]
+        DEADLINE_EXCEEDED: _ClassVar[Error.Code]
+        CANCELLED: _ClassVar[Error.Code]
+        INVALID_REQUEST: _ClassVar[Error.Code]
+        OVERLOADED: _ClassVar[Error.Code]
+        DRAINING: _ClassVar[Error.Code]
+    INTERNAL: Error.Code
+    USER_EXCEPTION: Error.Code
+    SERIALIZATION: Error.Code
+    MESSAGE_TOO_LARGE: Error.Code
+    DEADLINE_EXCEEDED: Error.Code
+    CANCELLED: Error.Code
+    INVALID_REQUEST: Error.Code
+    OVERLOADED: Error.Code
+    DRAINING: Error.Code
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_NAME_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    TRACEBACK_FIELD_NUMBER: _ClassVar[int]
+    PICKLED_FIELD_NUMBER: _ClassVar[int]
+    MAY_HAVE_EXECUTED_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    SERIALIZER_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_NAME_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    NODE_IP_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    code: Error.Code
+    type_name: str
+    message: str
+    traceback: str
+    pickled: bytes
+    may_have_executed: bool
+    size: int
+    limit: int
+    serializer: str
+    function_name: str
+    pid: int
+    node_ip: str
+    direction: str
+    def __init__(self, code: _Optional[_Union[Error.Code, str]] = ..., type_name: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., pickled: _Optional[bytes] = ..., may_have_executed: bool = ..., size: _Optional[int] = ..., limit: _Optional[int] = ..., serializer: _Optional[str] = ..., function_name: _Optional[str] = ..., pid: _Optional[int] = ..., node_ip: _Optional[str] = ..., direction: _Optional[str] = ...) -> None: ...
+
+class Drain(_message.Message):
+    __slots__ = ("last_id",)
+    LAST_ID_FIELD_NUMBER: _ClassVar[int]
+    last_id: int
+    def __init__(self, last_id: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,90 @@
+"""The user's exception, as Ray presents it: a `RayTaskError` that is also of the user's type."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import traceback
+
+from ray import cloudpickle
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RequestCancelledError
+
+from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._serve.cluster import node_address
+from serve_grpc.errors import ReplicaError
+
+__all__ = ["message_from_exception", "raisable_from_message"]
+
+logger = logging.getLogger("ray.serve")
+
+
+def message_from_exception(error: BaseException, function_name: str) -> Error:
+    """What a replica sends when the user's code raised `error`."""
+    if isinstance(error, asyncio.CancelledError):
+        # Raised by the handler on its own: the error of this call, not a cancel of the caller's.
+        code, text = Error.CANCELLED, "the handler raised CancelledError"
+    else:
+        code, text = Error.USER_EXCEPTION, str(error)
+    kind = type(error)
+    return Error(
+        code=code,
+        type_name=f"{kind.__module__}.{kind.__qualname__}",
+        message=text,
+        traceback="".join(traceback.format_exception(kind, error, error.__traceback__)),
+        pickled=_pickle(error),
+        may_have_executed=True,
+        function_name=function_name,
+        pid=os.getpid(),
+        node_ip=node_address(),
+    )
+
+
+def _pickle(error: BaseException) -> bytes:
+    # SystemExit and its like would end the caller; they travel as text.
+    if not isinstance(error, Exception):
+        return b""
+    try:
+        pickled = cloudpickle.dumps(error)
+        cloudpickle.loads(pickled)  # many exceptions pickle, but cannot be built again
+    except Exception as reason:
+        logger.warning("%s cannot be pickled, it travels as text: %s", type(error), reason)
+        return b""
+    return bytes(pickled)
+
+
+def raisable_from_message(message: Error, *, request_id: str) -> BaseException:
+    """What the caller raises for an exception of the user's code."""
+    if message.code == Error.CANCELLED:
+        return RequestCancelledError(request_id)
+    cause = _unpickle(message)
+    task_error = RayTaskError(
+        message.function_name,
+        message.traceback,
+        cause,
+        proctitle=message.function_name,
+        pid=message.pid,
+        ip=message.node_ip,
+    )
+    raisable = task_error.as_instanceof_cause()
+    assert isinstance(raisable, BaseException)
+    return raisable
+
+
+def _unpickle(message: Error) -> Exception:
+    if message.pickled:
+        try:
+            cause = pickle.loads(message.pickled)
+        except Exception as reason:
+            return _as_text(message, f"cannot be unpickled here ({reason})")
+        if isinstance(cause, Exception):
+            return cause
+    return _as_text(message, "cannot be pickled")
+
+
+def _as_text(message: Error, why: str) -> Exception:
+    if message.type_name.startswith("builtins.") and not message.pickled:
+        return ReplicaError(f"the handler raised {message.type_name}: {message.message}")
+    return RayError(f"{message.type_name}: {message.message} (the exception itself {why})")

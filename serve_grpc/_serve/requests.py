@@ -1,0 +1,91 @@
+"""The request that is being handled here: its context, and the calls it made.
+
+Serve keeps both: a context variable, and a registry of a request's children through which a
+cancelled parent cancels them. Ours use the same ones, so either transport sees the other's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from ray.serve import context as serve_context
+from ray.serve._private.utils import generate_request_id, inside_ray_client_context
+
+__all__ = [
+    "Cancellable",
+    "RequestContext",
+    "add_child",
+    "cancel_children",
+    "current_request",
+    "enter_request",
+    "generate_request_id",
+    "inside_ray_client_context",
+    "remove_child",
+]
+
+
+class Cancellable(Protocol):
+    """A call that a parent may cancel, from any thread."""
+
+    def cancel(self) -> None:
+        """Cancel it."""
+
+
+class RequestContext(NamedTuple):
+    """What a call inherits from the request that makes it; empty outside of one."""
+
+    request_id: str
+    internal_request_id: str
+    route: str
+    app_name: str
+    client: str
+
+
+_NO_REQUEST = RequestContext("", "", "", "", "")
+
+
+def current_request() -> RequestContext:
+    """Of the request this code runs for."""
+    context: Any = serve_context._serve_request_context.get()
+    if context is None:
+        return _NO_REQUEST
+    return RequestContext(
+        context.request_id,
+        context._internal_request_id,
+        context.route,
+        context.app_name,
+        context._client,
+    )
+
+
+def enter_request(fields: dict[str, Any]) -> None:
+    """Make this context one of a request; `fields` are those of `_RequestContext`, all of them."""
+    # The frozen dataclass' own constructor takes longer than the rest of a call's bookkeeping.
+    context = object.__new__(serve_context._RequestContext)
+    context.__dict__.update(fields)
+    serve_context._serve_request_context.set(context)  # type: ignore[arg-type]
+
+
+def add_child(parent_id: str, child_id: str, call: Cancellable) -> None:
+    """Note that the request `parent_id` (an internal id) made this call."""
+    children: dict[str, Any] = serve_context._in_flight_requests[parent_id]
+    children[child_id] = call
+
+
+def remove_child(parent_id: str, child_id: str) -> None:
+    """Forget a call that is over."""
+    children = serve_context._in_flight_requests.get(parent_id)
+    if children is not None:
+        children.pop(child_id, None)
+        if not children:
+            serve_context._in_flight_requests.pop(parent_id, None)
+
+
+def cancel_children(parent_id: str) -> None:
+    """Cancel every call the request still waits for, over either transport."""
+    pending = serve_context._requests_pending_assignment.get(parent_id)
+    for task in list(pending.values()) if pending else ():
+        task.get_loop().call_soon_threadsafe(task.cancel)
+    children = serve_context._in_flight_requests.get(parent_id)
+    for call in list(children.values()) if children else ():
+        call.cancel()

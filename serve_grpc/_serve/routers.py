@@ -1,0 +1,237 @@
+"""The router behind a native handle: replica set, configuration, and what Serve counts.
+
+Updates arrive where Serve's long poll delivers them to its own router, so a handle of ours costs
+the controller nothing beyond what a native one does. All methods are for the router's loop, except
+what says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.serve._private.constants import (
+    RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE,
+    RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING,
+)
+from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
+from ray.serve._private.router import (
+    CurrentLoopRouter,
+    SharedRouterLongPollClient,
+    SingletonThreadRouter,
+)
+from ray.serve._private.utils import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from serve_grpc.routing.peer import ReplicaFacts
+from serve_grpc.routing.retry import Backoff
+
+__all__ = [
+    "ENDPOINT_KEY",
+    "GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR",
+    "Endpoint",
+    "ReplicaSet",
+    "RouterAccess",
+    "router_access",
+]
+
+ENDPOINT_KEY = "serve_grpc"
+"""Key of our entry in `RunningReplicaInfo.replica_metadata`."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What a replica publishes about its data plane."""
+
+    address: str
+
+    def as_metadata(self) -> dict[str, Any]:
+        """The entry in the replica's metadata."""
+        return {ENDPOINT_KEY: {"address": self.address}}
+
+
+@dataclass(frozen=True)
+class ReplicaSet:
+    """The running replicas of a deployment, as the control plane sees them."""
+
+    replicas: tuple[ReplicaFacts, ...]
+
+    @property
+    def reachable(self) -> tuple[ReplicaFacts, ...]:
+        """Those with an endpoint of ours."""
+        return tuple(facts for facts in self.replicas if facts.address)
+
+
+def router_access(native_router: Any) -> RouterAccess | None:
+    """Access to a handle's router, None for a kind that has no replicas (local testing mode)."""
+    if isinstance(native_router, (SingletonThreadRouter, CurrentLoopRouter)):
+        return RouterAccess(native_router._asyncio_router)
+    return None
+
+
+class RouterAccess:
+    """Serve's `AsyncioRouter`, by the few things this package needs of it."""
+
+    def __init__(self, router: Any) -> None:
+        self._router = router
+        self._metrics = router._metrics_manager
+        self.loop: asyncio.AbstractEventLoop = router._event_loop
+        self.deployment_name: str = router.deployment_id.name
+        self.node_id: str = router._node_id if router._prefer_local_node_routing else ""
+        self.zone: str = (
+            router._availability_zone or "" if RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING else ""
+        )
+        self._ids: dict[str, Any] = {}
+
+    @property
+    def key(self) -> Any:
+        """The native router: what two handles share if one came from the other's `options`."""
+        return self._router
+
+    # ------------------------------------------------------------ the control plane's news
+
+    def subscribe(self, on_change: Callable[[ReplicaSet], None]) -> None:
+        """Call `on_change` now, if the replica set is known, and after each update."""
+        update_replicas = self._metrics._update_running_replicas
+        update_config = self._metrics.update_deployment_config
+
+        def update_replicas_and_tell(running_replicas: list[Any]) -> None:
+            update_replicas(running_replicas)
+            on_change(self._replica_set(running_replicas))
+
+        def update_config_and_tell(config: Any, curr_num_replicas: int) -> None:
+            update_config(config, curr_num_replicas=curr_num_replicas)
+            known = self._known_replicas()
+            if known is not None:
+                on_change(self._replica_set(known))
+
+        self._metrics._update_running_replicas = update_replicas_and_tell
+        self._metrics.update_deployment_config = update_config_and_tell
+        known = self._known_replicas()
+        if known is not None:
+            on_change(self._replica_set(known))
+
+    def _known_replicas(self) -> list[Any] | None:
+        request_router = self._router._request_router
+        if request_router is not None:
+            return [replica._replica_info for replica in request_router.curr_replicas.values()]
+        running: list[Any] | None = self._router._running_replicas
+        return running
+
+    def _replica_set(self, running_replicas: list[Any]) -> ReplicaSet:
+        self._ids = {info.replica_id.unique_id: info.replica_id for info in running_replicas}
+        return ReplicaSet(tuple(_facts(info) for info in running_replicas))
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the deployment's configuration has arrived."""
+        return self._metrics._deployment_config is not None
+
+    @property
+    def has_custom_request_router(self) -> bool:
+        """Whether the deployment asks for a request router other than Serve's default."""
+        # By name, as Serve itself decides it: the class may come as a pickled copy.
+        router_class = self._router._request_router_class
+        return router_class is not None and (
+            router_class.__name__ != PowerOfTwoChoicesRequestRouter.__name__
+        )
+
+    @property
+    def backoff(self) -> Backoff:
+        """Pauses when every replica is full."""
+        router = self._router
+        fallback = Backoff()
+        values = (
+            (router._initial_backoff_s, fallback.initial_s),
+            (router._backoff_multiplier, fallback.multiplier),
+            (router._max_backoff_s, fallback.max_s),
+        )
+        return Backoff(*(default if value is None else value for value, default in values))
+
+    @property
+    def is_serve_gone(self) -> bool:
+        """Whether no more news can come because Serve was shut down."""
+        shared = SharedRouterLongPollClient.get_or_create(
+            self._router._controller_handle, self.loop
+        )
+        return not shared.long_poll_client.is_running
+
+    # ------------------------------------------------------------ admission to the queue
+
+    def refusal(self, *, is_full: bool) -> Exception | None:
+        """Why a new call may not even wait, or None.
+
+        Args:
+            is_full: Whether it would have to wait.
+        """
+        if not self._router._deployment_available:
+            return DeploymentUnavailableError(self._router.deployment_id)
+        config = self._metrics._deployment_config
+        if not is_full or config is None or config.max_queued_requests == -1:
+            return None
+        queued = self._metrics.num_queued_requests
+        if queued < config.max_queued_requests:
+            return None
+        return BackPressureError(
+            num_queued_requests=queued,
+            max_queued_requests=config.max_queued_requests,
+            **_http_fields(config),
+        )
+
+    # ------------------------------------------------------------ what Serve counts
+
+    def on_queued(self) -> None:
+        """One more call waits at this handle."""
+        self._metrics.inc_num_queued_requests()
+
+    def on_unqueued(self) -> None:
+        """One call less waits."""
+        self._metrics.dec_num_queued_requests()
+
+    def ask_for_first_replica(self) -> None:
+        """Tell the autoscaler at once that a call waits for a deployment scaled to zero."""
+        if self._metrics.should_send_scaled_to_zero_optimized_push(curr_num_replicas=0):
+            self._metrics.push_autoscaling_metrics_to_controller()
+
+    def on_call(self, route: str) -> None:
+        """Count a call of this handle."""
+        self._metrics.inc_num_total_requests(route)
+
+    def on_sent(self, replica_id: str) -> object:
+        """Count a call as running on a replica; returns what `on_finished` takes."""
+        full_id = self._ids.get(replica_id)
+        if full_id is not None and RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE:
+            self._metrics.inc_num_running_requests_for_replica(full_id)
+            return full_id
+        return None
+
+    def on_finished(self, sent: object) -> None:
+        """Count it as over."""
+        if sent is not None:
+            self._metrics.dec_num_running_requests_for_replica(sent)
+
+
+def _http_fields(config: Any) -> dict[str, Any]:
+    # Ray before 2.58 has no backpressure_config.
+    backpressure = getattr(config, "backpressure_config", None)
+    if backpressure is None:
+        return {}
+    return {
+        "status_code": backpressure.status_code,
+        "retry_after_s": backpressure.retry_after_s,
+    }
+
+
+def _facts(info: Any) -> ReplicaFacts:
+    endpoint = info.replica_metadata.get(ENDPOINT_KEY)
+    address = endpoint.get("address", "") if isinstance(endpoint, dict) else ""
+    return ReplicaFacts(
+        replica_id=info.replica_id.unique_id,
+        address="" if info.is_cross_language else address,
+        node_id=info.node_id or "",
+        zone=info.availability_zone or "",
+        model_ids=frozenset(info.multiplexed_model_ids),
+        max_ongoing_requests=info.max_ongoing_requests,
+    )

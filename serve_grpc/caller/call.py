@@ -1,0 +1,281 @@
+"""One call: what was asked, what came back, and who waits for it.
+
+A call is made in the thread of `handle.remote()`, travels on the transport's loop and is consumed
+in any thread. `_finish` and `add_item` come from the transport's loop; the `wait` methods from
+consumers. The two sides share no lock: a consumer puts its waiter down before it looks again, a
+producer writes before it looks for waiters, so one of them always sees the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from serve_grpc.errors import ServeGrpcError
+from serve_grpc.protocol.caller import RequestFields
+from serve_grpc.protocol.flow import ConsumerWindow
+from serve_grpc.transport.mailbox import Mailbox, mailbox_of
+
+__all__ = ["Call", "CallOwner"]
+
+
+class CallOwner(Protocol):
+    """Who carries a call. Called on the transport's loop."""
+
+    def cancel(self, call: Call) -> None:
+        """Give the call up, wherever it is."""
+
+    def grant(self, call: Call, items: int, bytes_: int) -> None:
+        """The consumer took this much of the stream."""
+
+
+class _AsyncWaiter:
+    """A consumer on an event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def wake(self) -> None:
+        if asyncio._get_running_loop() is self._loop:
+            self._set()
+        else:
+            try:
+                mailbox_of(self._loop).post(self._set)
+            except RuntimeError:
+                return  # the loop is closed, and with it whoever waited
+
+    def _set(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class _ThreadWaiter:
+    """A consumer in a thread without a loop."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def wake(self) -> None:
+        self.event.set()
+
+
+class Call:
+    """State of one call.
+
+    Attributes:
+        fields: What goes into the request frame.
+        native: Makes the same call over Serve's own transport; set only while it is not known
+            whether the deployment has an endpoint of ours.
+        is_idempotent: Whether it may be repeated after it may have started.
+        deadline_s: On `time.monotonic`, None for none.
+        response_loads: From the payload to the value.
+        done: Whether it has ended.
+        value, error: How it ended; `value` is a payload until a consumer has deserialized it.
+    """
+
+    __slots__ = (
+        "_items",
+        "_mailbox",
+        "_owner",
+        "_waiters",
+        "_window",
+        "awaiting",
+        "deadline_s",
+        "done",
+        "error",
+        "expiry",
+        "fields",
+        "has_items",
+        "has_value",
+        "is_cancelled",
+        "is_idempotent",
+        "is_queued",
+        "native",
+        "on_done",
+        "place",
+        "response_loads",
+        "sequence",
+        "value",
+    )
+
+    def __init__(
+        self,
+        fields: RequestFields,
+        *,
+        owner: CallOwner,
+        mailbox: Mailbox,
+        response_loads: Callable[[Any], Any],
+        deadline_s: float | None,
+        is_idempotent: bool,
+    ) -> None:
+        self.fields = fields
+        self.native: Callable[[], Any] | None = None
+        self.is_idempotent = is_idempotent
+        self.deadline_s = deadline_s
+        self.response_loads = response_loads
+        self.done = False
+        self.error: BaseException | None = None
+        self.value: Any = None
+        self.has_value = False
+        self.is_cancelled = False
+        self.on_done: Callable[[], None] | None = None
+        self.awaiting = 0
+        # The router's and the connection's notes.
+        self.place: Any = None
+        self.sequence = 0
+        self.is_queued = False
+        self.expiry: asyncio.TimerHandle | None = None
+        self.has_items = False
+        self._owner = owner
+        self._mailbox = mailbox
+        self._waiters: list[_AsyncWaiter | _ThreadWaiter] = []
+        self._items: deque[Any] = deque()
+        self._window: ConsumerWindow | None = None
+        if fields.envelope.stream:
+            self._window = ConsumerWindow(fields.credit_items, fields.credit_bytes)
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "queued" if self.is_queued else "open"
+        return f"<Call {self.fields.request_id} of {self.fields.envelope.method!r} {state}>"
+
+    # ------------------------------------------------------------ the transport's side
+
+    def succeed(self, payload: bytes) -> None:
+        """The result of a unary call, or the end of a stream."""
+        self.value = payload
+        self._finish()
+
+    def succeed_with(self, value: Any) -> None:
+        """A result that needs no deserializing."""
+        self.value, self.has_value = value, True
+        self._finish()
+
+    def fail(self, error: BaseException) -> None:
+        """The call ended with an error."""
+        self.error = error
+        self._finish()
+
+    def add_item(self, payload: Any) -> None:
+        """One item of a stream."""
+        self.has_items = True
+        self._items.append(payload)
+        if self._waiters:
+            self._wake()
+
+    def _finish(self) -> None:
+        if self.done:
+            return
+        self.done = True
+        self.native = None
+        if self.expiry is not None:
+            self.expiry.cancel()
+            self.expiry = None
+        if self.on_done is not None:
+            self.on_done()
+        if self._waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.wake()
+
+    # ------------------------------------------------------------ the consumer's side
+
+    def cancel(self) -> None:
+        """Give the call up, from any thread; it ends with an error soon."""
+        if self.done or self.is_cancelled:
+            return
+        self.is_cancelled = True
+        try:
+            self._mailbox.run(self._owner.cancel, self)
+        except RuntimeError:
+            return  # the transport's loop is closed; its sessions, and their calls, are gone
+
+    async def wait_done(self) -> None:
+        """Return when the call has ended.
+
+        Cancelling the last task that waits here cancels the call.
+        """
+        if self.done:
+            return
+        waiter = _AsyncWaiter(asyncio.get_running_loop())
+        self._waiters.append(waiter)
+        self.awaiting += 1
+        try:
+            if not self.done:
+                await waiter.future
+        except asyncio.CancelledError:
+            if self.awaiting == 1:
+                self.cancel()
+            raise
+        finally:
+            self.awaiting -= 1
+
+    def wait_done_blocking(self, timeout_s: float | None) -> bool:
+        """Block until the call has ended; False if `timeout_s` passed first."""
+        if self.done:
+            return True
+        waiter = _ThreadWaiter()
+        self._waiters.append(waiter)
+        return self.done or waiter.event.wait(timeout_s)
+
+    async def wait_item(self) -> bool:
+        """Return when there is an item; False if the stream is over instead."""
+        while not self._items:
+            if self.done and not self._items:
+                return False
+            waiter = _AsyncWaiter(asyncio.get_running_loop())
+            self._waiters.append(waiter)
+            if self._items or self.done:
+                continue
+            try:
+                await waiter.future
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        return True
+
+    def wait_item_blocking(self) -> bool:
+        """As `wait_item`, for a thread."""
+        while not self._items:
+            if self.done and not self._items:
+                return False
+            waiter = _ThreadWaiter()
+            self._waiters.append(waiter)
+            if not self._items and not self.done:
+                waiter.event.wait()
+        return True
+
+    def take_item(self) -> Any:
+        """The next item; only when a wait said that there is one."""
+        payload = self._items.popleft()
+        if self.has_value:  # items of Serve's own transport come as values
+            return payload
+        if self._window is not None and not self.done:
+            due = self._window.took(len(payload))
+            if due is not None:
+                self._mailbox.run(self._owner.grant, self, *due)
+        return self._load(payload)
+
+    def _load(self, payload: Any) -> Any:
+        try:
+            return self.response_loads(payload)
+        except ServeGrpcError as error:
+            error.request_id, error.may_have_executed = self.fields.request_id, True
+            raise
+
+    def result(self) -> Any:
+        """The value of a call that is done; raises its error."""
+        if self.error is not None:
+            raise self.error
+        if not self.has_value:
+            self.value = self._load(self.value)
+            self.has_value = True
+        return self.value
+
+

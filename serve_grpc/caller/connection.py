@@ -1,0 +1,285 @@
+"""The session to one replica: opened when first needed, watched, opened again when lost.
+
+Lives on the transport's loop. Events of calls go to the router that sent them; what concerns the
+replica itself (state, load, room) is written on its `Peer`. Invariant: a call that was sent ends
+in exactly one of `on_reply` (with its last event), `on_rejected`, `on_lost`, or its own cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from typing import Protocol
+
+from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc.caller.call import Call
+from serve_grpc.config import Settings
+from serve_grpc.protocol.caller import CallerSession, HandshakeRefused, Received
+from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
+from serve_grpc.routing.peer import Peer, PeerState
+from serve_grpc.transport.client import ClientStream
+
+__all__ = ["Connection", "ConnectionOwner"]
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
+RECONNECT_S = (0.1, 2.0)
+IDLE_PING_INTERVALS = 5
+"""A session without calls is asked for life this many times less often."""
+SUSPECT_AFTER_INTERVALS = 1.5
+MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
+"""With more than this waiting to be written to one replica, calls go elsewhere or wait."""
+
+
+class ConnectionOwner(Protocol):
+    """A router that sends calls over a connection."""
+
+    def on_reply(self, call: Call, kind: int, payload: bytes, error: Error | None) -> None:
+        """One event of a call."""
+
+    def on_rejected(self, calls: list[Call]) -> None:
+        """The replica was full; the calls did not start."""
+
+    def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
+        """The session ended under the call."""
+
+    def on_change(self, connection: Connection) -> None:
+        """The peer's state or room may have changed."""
+
+
+class Connection:
+    """A replica, and the session to it if there is one.
+
+    Args:
+        peer: Facts, state and load; updated here.
+        settings: Limits, heartbeat, TLS.
+        get_secret: Gives the cluster's secret; may block, so it runs in a thread.
+    """
+
+    def __init__(self, peer: Peer, settings: Settings, secret: asyncio.Future[bytes]) -> None:
+        self.peer = peer
+        self.owners: dict[ConnectionOwner, int] = {}
+        self._settings = settings
+        self._secret = secret
+        self._loop = asyncio.get_running_loop()
+        self._session: CallerSession[Call] | None = None
+        self._stream: ClientStream | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._received_s = 0.0
+        self._ping_number = 0
+        self._pinged_s: float | None = None
+        self._is_retired = False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.peer!r} {self._session!r}>"
+
+    # ------------------------------------------------------------ opening and closing
+
+    def connect(self) -> None:
+        """Open the session if there is none."""
+        if self.peer.state is not PeerState.IDLE or self._is_retired:
+            return
+        self.peer.state = PeerState.CONNECTING
+        if self._secret.done():
+            self._open(self._secret)
+        else:
+            self._secret.add_done_callback(self._open)
+
+    def _open(self, secret: asyncio.Future[bytes]) -> None:
+        if self._is_retired or secret.cancelled():
+            return
+        if secret.exception() is not None:
+            self._on_closed(f"no secret of the Ray cluster: {secret.exception()}")
+            return
+        self._session = CallerSession(
+            replica_id=self.peer.facts.replica_id,
+            secret=secret.result(),
+            nonce=os.urandom(NONCE_BYTES),
+            max_message_bytes=self._settings.max_message_bytes,
+        )
+        self._stream = ClientStream(
+            self._session,
+            self.peer.facts.address,
+            self._settings,
+            on_message=self._on_message,
+            on_closed=self._on_closed,
+        )
+        self._set_timer(CONNECT_TIMEOUT_S, self._stream.cancel)
+        self._stream.start()
+
+    def _set_timer(self, delay_s: float, callback: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, callback)  # type: ignore[arg-type]
+
+    def retire(self) -> None:
+        """The replica is no longer in the control plane's set: close once its calls are over."""
+        self._is_retired = True
+        self.peer.state = PeerState.GONE
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.peer.state is PeerState.GONE and not (self._session and self._session.calls):
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._stream is not None:
+                self._stream.cancel()
+
+    async def aclose(self) -> None:
+        """Close now; calls that still run are lost."""
+        self.retire()
+        if self._stream is not None:
+            self._stream.cancel()
+            await self._stream.wait_closed()
+
+    def _on_closed(self, reason: BaseException | str) -> None:
+        session, self._session, self._stream = self._session, None, None
+        if self._timer is not None:
+            self._timer.cancel()
+        lost = session.close() if session is not None else []
+        self.peer.in_flight = self.peer.reported = 0
+        if self.peer.state is not PeerState.GONE or not self._is_retired:
+            self._reconnect_later(reason)
+        for call, may_have_started in lost:
+            call.place.owner.on_lost(call, may_have_started=may_have_started, reason=str(reason))
+        self._tell()
+
+    def _reconnect_later(self, reason: BaseException | str) -> None:
+        self.peer.state = PeerState.LOST
+        if isinstance(reason, HandshakeRefused):
+            logger.warning("%s refused the session: %s", self.peer.facts.replica_id, reason)
+        first, longest = RECONNECT_S
+        pause = min(longest, first * 2 ** min(self._failures, 10))
+        self._failures += 1
+        # Jitter, so that the callers of a replica that comes back do not come all at once.
+        self._set_timer(pause * random.uniform(0.5, 1.5), self._try_again)
+
+    def _try_again(self) -> None:
+        if self.peer.state is PeerState.LOST:
+            self.peer.state = PeerState.IDLE
+            self.connect()
+
+    # ------------------------------------------------------------ calls
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call may be sent now."""
+        session = self._session
+        return (
+            self.peer.has_room
+            and session is not None
+            and session.outbox.queued_bytes <= MAX_QUEUED_REQUEST_BYTES
+        )
+
+    @property
+    def peer_max_message_bytes(self) -> int:
+        """Largest request the replica takes."""
+        assert self._session is not None
+        return self._session.peer_max_message_bytes
+
+    def send(self, call: Call) -> int:
+        """Queue a call; returns its id for `cancel` and `grant`. Only while `has_room`."""
+        assert self._session is not None and self._stream is not None
+        call_id = self._session.request(call, call.fields)
+        self.peer.on_sent()
+        self._stream.kick()
+        return call_id
+
+    def cancel(self, call_id: int) -> None:
+        """Give a sent call up."""
+        if self._session is not None and call_id in self._session.calls:
+            self._session.cancel(call_id)
+            self._after_session_changed()
+            if self._stream is not None:
+                self._stream.kick()
+
+    def grant(self, call_id: int, items: int, bytes_: int) -> None:
+        """Let a stream go on."""
+        if self._session is not None and self._stream is not None:
+            self._session.grant(call_id, items, bytes_)
+            self._stream.kick()
+
+    def _after_session_changed(self) -> None:
+        self.peer.in_flight = len(self._session.calls) if self._session is not None else 0
+        self._close_if_done()
+
+    # ------------------------------------------------------------ what the replica says
+
+    def _on_message(self, data: bytes) -> None:
+        session = self._session
+        assert session is not None
+        received = session.receive(data)
+        self._received_s = time.monotonic()
+        self._pinged_s = None
+        self._update_peer(session, received)
+        for event in received.events:
+            event.call.place.owner.on_reply(event.call, event.kind, event.payload, event.error)
+        if received.rejected:
+            self._give_back(received.rejected)
+        if received.undelivered:
+            self._give_back(received.undelivered)
+        self._after_session_changed()
+        self._tell()
+
+    def _update_peer(self, session: CallerSession[Call], received: Received[Call]) -> None:
+        peer = self.peer
+        if received.opened:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._failures = 0
+            peer.blocked = False
+        if received.draining:
+            peer.state = PeerState.GONE
+        elif session.state is SessionState.OPEN and not self._is_retired:
+            peer.state = PeerState.READY
+        peer.in_flight = len(session.calls)
+        if received.ongoing is not None:
+            peer.on_report(received.ongoing)
+        if received.rejected:
+            peer.blocked = True
+        elif received.slot_free or received.events:
+            peer.blocked = False
+
+    def _give_back(self, calls: list[Call]) -> None:
+        by_owner: dict[ConnectionOwner, list[Call]] = {}
+        for call in calls:
+            by_owner.setdefault(call.place.owner, []).append(call)
+        for owner, owned in by_owner.items():
+            owner.on_rejected(owned)
+
+    def _tell(self) -> None:
+        for owner in tuple(self.owners):
+            owner.on_change(self)
+
+    # ------------------------------------------------------------ heartbeat
+
+    def beat(self, now_s: float) -> None:
+        """Called once an interval: ask a silent replica for a sign of life, suspect a mute one."""
+        session = self._session
+        if session is None or session.state is not SessionState.OPEN:
+            return
+        interval_s = self._settings.heartbeat_interval_s
+        if self._pinged_s is not None:
+            if now_s - self._pinged_s >= SUSPECT_AFTER_INTERVALS * interval_s:
+                self._suspect()
+            return
+        patience = 1 if session.calls else IDLE_PING_INTERVALS
+        if now_s - self._received_s >= patience * interval_s * 0.9:
+            self._ping_number = self._ping_number % (2**31) + 1
+            self._pinged_s = now_s
+            session.ping(self._ping_number)
+            assert self._stream is not None
+            self._stream.kick()
+
+    def _suspect(self) -> None:
+        if self.peer.state is PeerState.READY:
+            self.peer.state = PeerState.SUSPECT
+            logger.warning(
+                "replica %s does not answer heartbeats; it gets no new calls until it does",
+                self.peer.facts.replica_id,
+            )

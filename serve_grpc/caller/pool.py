@@ -1,0 +1,89 @@
+"""The connections of one event loop: one per replica, shared by all handles that use the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+
+from serve_grpc._serve.cluster import cluster_secret
+from serve_grpc.caller.connection import Connection, ConnectionOwner
+from serve_grpc.config import Settings, settings
+from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+
+__all__ = ["ConnectionPool", "pool_of"]
+
+
+class ConnectionPool:
+    """Connections by replica id. Lives on the loop it is made on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._connections: dict[str, Connection] = {}
+        self._ticker: asyncio.TimerHandle | None = None
+        # One round trip to Ray's key-value store, off the loop.
+        self._secret: asyncio.Future[bytes] = self._loop.run_in_executor(None, cluster_secret)
+
+    def __repr__(self) -> str:
+        return f"<ConnectionPool of {len(self._connections)} replicas>"
+
+    def acquire(self, facts: ReplicaFacts, owner: ConnectionOwner) -> Connection:
+        """The connection to a replica, noting that `owner` uses it."""
+        connection = self._connections.get(facts.replica_id)
+        if connection is None:
+            connection = Connection(Peer(facts), self._settings, self._secret)
+            self._connections[facts.replica_id] = connection
+        connection.peer.facts = facts
+        connection.owners[owner] = 1
+        if self._ticker is None:
+            self._tick()
+        return connection
+
+    def release(self, connection: Connection, owner: ConnectionOwner) -> None:
+        """`owner` no longer sends calls to this replica; those on their way go on."""
+        connection.owners.pop(owner, None)
+        if not connection.owners:
+            self._connections.pop(connection.peer.facts.replica_id, None)
+            connection.retire()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None
+        connections = list(self._connections.values())
+        self._connections.clear()
+        for connection in connections:
+            await connection.aclose()
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        for connection in self._connections.values():
+            was_ready = connection.peer.state is PeerState.READY
+            connection.beat(now_s)
+            if was_ready is not (connection.peer.state is PeerState.READY):
+                for owner in tuple(connection.owners):
+                    owner.on_change(connection)
+        self._ticker = (
+            self._loop.call_later(self._settings.heartbeat_interval_s, self._tick)
+            if self._connections
+            else None
+        )
+
+
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ConnectionPool] = (
+    weakref.WeakKeyDictionary()
+)
+_pools_lock = threading.Lock()
+
+
+def pool_of() -> ConnectionPool:
+    """The pool of the running loop."""
+    loop = asyncio.get_running_loop()
+    with _pools_lock:
+        pool = _pools.get(loop)
+        if pool is None:
+            pool = _pools[loop] = ConnectionPool(settings)
+        return pool

@@ -1,0 +1,28 @@
+"""The router of a native router: one for each, found by every handle that shares it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+from serve_grpc._serve.routers import router_access
+from serve_grpc.caller.router import Router
+from serve_grpc.config import settings
+
+__all__ = ["router_of"]
+
+_routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def router_of(native_router: Any) -> Router | None:
+    """Ours beside Serve's; None where Serve's has no replicas, as in local testing mode."""
+    with _lock:
+        router = _routers.get(native_router)
+        if router is None:
+            access = router_access(native_router)
+            if access is None:
+                return None
+            router = _routers[native_router] = Router(access, settings)
+        return router

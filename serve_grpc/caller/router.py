@@ -1,0 +1,390 @@
+"""Picks a replica for each call of one deployment, or lets the call wait its turn.
+
+Lives on the loop of Serve's own router, where the control plane's news arrive. Waiting calls stand
+in one row, first come, first served; they move when one of our calls ends, a replica that turned us
+away calls back, or the replica set changes. Only where none of that can happen does a timer, with
+Serve's backoff, look again. Invariant: a call is in the row, on a connection, or done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections import deque
+from typing import NamedTuple
+
+from ray.serve.exceptions import RequestCancelledError
+
+from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._serve.exceptions import raisable_from_message
+from serve_grpc._serve.routers import ReplicaSet, RouterAccess
+from serve_grpc.caller.call import Call
+from serve_grpc.caller.connection import Connection
+from serve_grpc.caller.fallback import NativeCall
+from serve_grpc.caller.pool import ConnectionPool, pool_of
+from serve_grpc.config import Settings
+from serve_grpc.deadlines import remaining_ms
+from serve_grpc.errors import (
+    DeadlineExceededError,
+    MessageTooLargeError,
+    ReplicaDiedError,
+    ServeGrpcError,
+)
+from serve_grpc.protocol.caller import CallEventKind
+from serve_grpc.protocol.status import error_from_message
+from serve_grpc.routing.peer import Peer
+from serve_grpc.routing.picker import Picker
+from serve_grpc.routing.retry import RetryBudget
+from serve_grpc.transport.mailbox import Mailbox, mailbox_of
+
+__all__ = ["Router"]
+
+logger = logging.getLogger(__name__)
+
+SERVE_WATCH_S = 1.0
+
+
+class _Place(NamedTuple):
+    """Where a sent call is."""
+
+    owner: Router
+    connection: Connection
+    call_id: int
+    sent: object
+
+
+class Router:
+    """Carries the calls of one deployment. Everything but `__init__` runs on its loop.
+
+    Attributes:
+        mailbox: How other threads reach this loop.
+        is_ready: Whether the deployment's replicas and configuration are known.
+        fallback_reason: Why calls go over Serve's own transport; None if they do not.
+    """
+
+    def __init__(self, access: RouterAccess, settings: Settings) -> None:
+        self._access = access
+        self._settings = settings
+        self._rng = random.Random()
+        self._row: deque[Call] = deque()
+        self._sequence = itertools.count()
+        self._connections: dict[str, Connection] = {}
+        self._by_peer: dict[Peer, Connection] = {}
+        self._picker = Picker((), rng=self._rng)
+        self._pool: ConnectionPool | None = None
+        self._budget = RetryBudget(time.monotonic())
+        self._backoff_timer: asyncio.TimerHandle | None = None
+        self._backoffs = 0
+        self._closed_reason: str | None = None
+        self.is_ready = False
+        self.fallback_reason: str | None = None
+        self._serve_watch: asyncio.TimerHandle | None = None
+        self.loop = access.loop
+        self.mailbox: Mailbox = mailbox_of(access.loop)
+        self.mailbox.run(self._start)
+
+    def __repr__(self) -> str:
+        return f"<Router of {self._access.deployment_name!r}: {len(self._row)} waiting>"
+
+    def _start(self) -> None:
+        self._pool = pool_of()
+        self._access.subscribe(self._on_replicas)
+
+    # ------------------------------------------------------------ the replica set
+
+    def _on_replicas(self, replica_set: ReplicaSet) -> None:
+        try:
+            self._update(replica_set)
+        except Exception:
+            # Serve's long poll would stop for good if an error reached it.
+            logger.exception("could not follow the replicas of %s", self._access.deployment_name)
+
+    def _update(self, replica_set: ReplicaSet) -> None:
+        assert self._pool is not None
+        reachable = replica_set.reachable
+        if replica_set.replicas and self._access.is_configured:
+            self.is_ready = True
+            self.fallback_reason = None
+            if not reachable:
+                self.fallback_reason = "has no serve_grpc endpoint"
+            elif self._access.has_custom_request_router:
+                self.fallback_reason = "has a request router of its own"
+            if self.fallback_reason is not None:
+                self._leave(list(self._connections))
+                self._go_native()
+                return
+        fresh = {facts.replica_id: facts for facts in reachable}
+        self._leave([replica_id for replica_id in self._connections if replica_id not in fresh])
+        for replica_id, facts in fresh.items():
+            connection = self._pool.acquire(facts, self)
+            self._connections[replica_id] = connection
+            self._by_peer[connection.peer] = connection
+        self._picker = Picker(
+            self._by_peer, rng=self._rng, node_id=self._access.node_id, zone=self._access.zone
+        )
+        self._pump()
+
+    def _leave(self, replica_ids: list[str]) -> None:
+        assert self._pool is not None
+        for replica_id in replica_ids:
+            connection = self._connections.pop(replica_id)
+            del self._by_peer[connection.peer]
+            self._pool.release(connection, self)
+
+    def _go_native(self) -> None:
+        while self._row:
+            call = self._row.popleft()
+            if not call.done:
+                self._unqueue(call)
+                call.place = NativeCall(call)
+
+    # ------------------------------------------------------------ new calls
+
+    def submit(self, call: Call) -> None:
+        """Send a call, or let it wait."""
+        if call.done:
+            return
+        call.sequence = next(self._sequence)
+        self._budget.on_call()
+        if call.is_cancelled:
+            self._end_cancelled(call)
+            return
+        if self._closed_reason is not None:
+            self._fail(call, ServeGrpcError(self._closed_reason))
+            return
+        connection = self._pick(call) if not self._row else None
+        refusal = self._access.refusal(is_full=connection is None)
+        if refusal is not None:
+            call.fail(refusal)
+            return
+        self._access.on_call(call.fields.envelope.route)
+        if call.deadline_s is not None:
+            left_s = max(0.0, call.deadline_s - time.monotonic())
+            call.expiry = self.loop.call_later(left_s, self._expire, call)
+        if connection is not None:
+            self._send(call, connection)
+            return
+        self._enqueue(call)
+        if self.fallback_reason is not None:  # decided since the handle last looked
+            self._go_native()
+        elif self._connections:
+            self._ensure_progress()
+        else:
+            self._access.ask_for_first_replica()
+            self._watch_serve()
+
+    def _pick(self, call: Call) -> Connection | None:
+        idle: list[Peer] = []
+        peer = self._picker.pick(call.fields.multiplexed_model_id, idle)
+        for unconnected in idle:
+            self._by_peer[unconnected].connect()
+        if peer is None:
+            return None
+        connection = self._by_peer[peer]
+        return connection if connection.has_room else None
+
+    def _send(self, call: Call, connection: Connection) -> None:
+        if call.deadline_s is not None:
+            call.fields.timeout_ms = remaining_ms(call.deadline_s)
+            if call.fields.timeout_ms == 0:
+                self._expire(call)
+                return
+        size, limit = len(call.fields.payload), connection.peer_max_message_bytes
+        if size > limit:
+            self._fail(call, MessageTooLargeError(size, limit, "request"))
+            return
+        call_id = connection.send(call)
+        sent = self._access.on_sent(connection.peer.facts.replica_id)
+        call.place = _Place(self, connection, call_id, sent)
+
+    # ------------------------------------------------------------ the row
+
+    def _enqueue(self, call: Call) -> None:
+        call.is_queued = True
+        self._access.on_queued()
+        if not self._row or call.sequence > self._row[-1].sequence:
+            self._row.append(call)
+        elif call.sequence < self._row[0].sequence:
+            self._row.appendleft(call)
+        else:
+            place = next(i for i, other in enumerate(self._row) if other.sequence > call.sequence)
+            self._row.insert(place, call)
+
+    def _unqueue(self, call: Call) -> None:
+        if call.is_queued:
+            call.is_queued = False
+            self._access.on_unqueued()
+
+    def _head(self) -> Call | None:
+        """The first call that still waits; those that ended in the row are dropped."""
+        while self._row:
+            if not self._row[0].done:
+                return self._row[0]
+            self._row.popleft()
+        return None
+
+    def _pump(self) -> None:
+        while (call := self._head()) is not None:
+            connection = self._pick(call)
+            if connection is None:
+                break
+            self._row.popleft()
+            self._unqueue(call)
+            self._send(call, connection)
+        self._ensure_progress()
+
+    def on_change(self, connection: Connection) -> None:
+        """A connection may have room: fill it from the row."""
+        if not self._row or connection.peer not in self._by_peer:
+            return
+        while connection.has_room and (call := self._head()) is not None:
+            self._row.popleft()
+            self._unqueue(call)
+            self._send(call, connection)
+        self._ensure_progress()
+
+    def _ensure_progress(self) -> None:
+        """While calls wait and only a refused replica could take them, look again after a pause."""
+        if not self._row or self._backoff_timer is not None:
+            return
+        if any(peer.blocked for peer in self._by_peer):
+            delay_s = self._access.backoff.delay_s(self._backoffs)
+            self._backoff_timer = self.loop.call_later(delay_s, self._after_backoff)
+
+    def _after_backoff(self) -> None:
+        self._backoff_timer = None
+        self._backoffs += 1
+        for peer in self._by_peer:
+            peer.blocked = False
+        self._pump()
+
+    # ------------------------------------------------------------ what becomes of sent calls
+
+    def on_reply(self, call: Call, kind: int, payload: bytes, error: Error | None) -> None:
+        """One event of a call."""
+        if kind == CallEventKind.ITEM:
+            call.add_item(payload)
+            return
+        replica_id = self._take_off(call)
+        self._backoffs = 0
+        if kind == CallEventKind.ERROR:
+            assert error is not None
+            call.fail(_raisable(error, call.fields.request_id, replica_id))
+        elif kind == CallEventKind.TOO_LARGE:
+            limit = self._settings.max_message_bytes
+            too_large = MessageTooLargeError(int(payload), limit, "response")
+            too_large.replica_id, too_large.may_have_executed = replica_id, True
+            self._fail(call, too_large)
+        else:
+            call.succeed(payload)
+
+    def on_rejected(self, calls: list[Call]) -> None:
+        """The replica was full: the calls go back to where they stood in the row."""
+        for call in reversed(calls):
+            self._take_off(call)
+            self._enqueue(call)
+
+    def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
+        """The session ended under a call: repeat it if that is safe."""
+        replica_id = self._take_off(call)
+        may_repeat = not may_have_started or (
+            call.is_idempotent
+            and not call.has_items
+            and self._budget.try_spend(time.monotonic())
+        )
+        if may_repeat and self._closed_reason is None:
+            self._enqueue(call)
+            return
+        died = ReplicaDiedError(
+            f"replica {replica_id} was lost before the call ended ({reason}); "
+            + ("it may have started" if may_have_started else "it had not started"),
+            replica_id=replica_id,
+            may_have_executed=may_have_started,
+        )
+        self._fail(call, died)
+
+    def _take_off(self, call: Call) -> str:
+        """Note that a call left its replica; returns the replica's id."""
+        place: _Place = call.place
+        call.place = None
+        self._access.on_finished(place.sent)
+        return place.connection.peer.facts.replica_id
+
+    def _fail(self, call: Call, error: ServeGrpcError) -> None:
+        error.request_id = call.fields.request_id
+        call.fail(error)
+
+    # ------------------------------------------------------------ giving up
+
+    def cancel(self, call: Call) -> None:
+        """The caller gives the call up, wherever it is."""
+        if not call.done:
+            self._withdraw(call)
+            self._end_cancelled(call)
+
+    def _end_cancelled(self, call: Call) -> None:
+        call.fail(RequestCancelledError(call.fields.request_id))
+
+    def grant(self, call: Call, items: int, bytes_: int) -> None:
+        """The consumer took this much of a stream."""
+        if isinstance(call.place, _Place):
+            call.place.connection.grant(call.place.call_id, items, bytes_)
+
+    def _expire(self, call: Call) -> None:
+        if call.done:
+            return
+        replica_id, was_sent = "", isinstance(call.place, _Place)
+        if was_sent:
+            replica_id = call.place.connection.peer.facts.replica_id
+        self._withdraw(call)
+        error = DeadlineExceededError(
+            "the deadline passed before the call ended",
+            replica_id=replica_id,
+            may_have_executed=was_sent,
+        )
+        self._fail(call, error)
+
+    def _withdraw(self, call: Call) -> None:
+        self._unqueue(call)
+        place = call.place
+        if isinstance(place, _Place):
+            self._take_off(call)
+            place.connection.cancel(place.call_id)
+            self.on_change(place.connection)
+        elif isinstance(place, NativeCall):
+            place.cancel()
+
+    def _watch_serve(self) -> None:
+        """While calls wait for a first replica, see whether Serve is still there to start one."""
+        if self._serve_watch is not None:
+            self._serve_watch.cancel()
+            self._serve_watch = None
+        if self._head() is None or self._connections:
+            return
+        if self._access.is_serve_gone:
+            self.close("Ray Serve was shut down")
+        else:
+            self._serve_watch = self.loop.call_later(SERVE_WATCH_S, self._watch_serve)
+
+    def close(self, reason: str) -> None:
+        """Fail what waits and every later call; calls on their way go on."""
+        self._closed_reason = reason
+        while (call := self._head()) is not None:
+            self._row.popleft()
+            self._unqueue(call)
+            self._fail(call, ServeGrpcError(reason))
+        if self._backoff_timer is not None:
+            self._backoff_timer.cancel()
+            self._backoff_timer = None
+        self._leave(list(self._connections))
+
+
+def _raisable(error: Error, request_id: str, replica_id: str) -> BaseException:
+    if error.code in (Error.USER_EXCEPTION, Error.CANCELLED):
+        return raisable_from_message(error, request_id=request_id)
+    return error_from_message(error, request_id=request_id, replica_id=replica_id)
+
+

@@ -1,0 +1,110 @@
+"""Settings, read once from the environment.
+
+This is the only module that reads `os.environ`. Ray Serve's documented variables keep their
+documented meaning and default; ours begin with `SERVE_GRPC_`. A value that makes no sense is
+refused here, at import, and names its variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+__all__ = ["Settings", "settings"]
+
+_T = TypeVar("_T", int, float)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Effective settings of this process.
+
+    Attributes:
+        max_message_bytes: Largest serialized request, response or stream item, in bytes
+            (`RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`).
+        min_port, max_port: Range of ports a replica may listen on, both ends included; 0 and 0
+            mean any free port (`SERVE_GRPC_MIN_PORT`, `SERVE_GRPC_MAX_PORT`).
+        bind_host: Address a replica listens on instead of its Ray node address; empty means the
+            node address (`SERVE_GRPC_BIND_HOST`).
+        stream_window_items, stream_window_bytes: What a replica may send of one stream before
+            the consumer has taken it (`SERVE_GRPC_STREAM_WINDOW_ITEMS`, `..._BYTES`).
+        heartbeat_interval_s: Time between heartbeats of a session, in seconds
+            (`SERVE_GRPC_HEARTBEAT_INTERVAL_S`). A replica silent for 2.5 intervals gets no new
+            calls until it answers.
+        use_tls: Whether Ray, and so every session, speaks TLS (`RAY_USE_TLS`).
+        tls_cert_path, tls_key_path, tls_ca_path: PEM files (`RAY_TLS_SERVER_CERT`,
+            `RAY_TLS_SERVER_KEY`, `RAY_TLS_CA_CERT`).
+    """
+
+    max_message_bytes: int = 4 * 1024 * 1024
+    min_port: int = 0
+    max_port: int = 0
+    bind_host: str = ""
+    stream_window_items: int = 256
+    stream_window_bytes: int = 1024 * 1024
+    heartbeat_interval_s: float = 1.0
+    use_tls: bool = False
+    tls_cert_path: str = ""
+    tls_key_path: str = ""
+    tls_ca_path: str = ""
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Parse and validate.
+
+        Raises:
+            ValueError: A variable has no valid value; the text names it.
+        """
+        parsed = cls(
+            max_message_bytes=_number(
+                environ, "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", int, cls.max_message_bytes, 1
+            ),
+            min_port=_number(environ, "SERVE_GRPC_MIN_PORT", int, 0, 0, 65535),
+            max_port=_number(environ, "SERVE_GRPC_MAX_PORT", int, 0, 0, 65535),
+            bind_host=environ.get("SERVE_GRPC_BIND_HOST", "").strip(),
+            stream_window_items=_number(
+                environ, "SERVE_GRPC_STREAM_WINDOW_ITEMS", int, cls.stream_window_items, 1, 2**31
+            ),
+            stream_window_bytes=_number(
+                environ, "SERVE_GRPC_STREAM_WINDOW_BYTES", int, cls.stream_window_bytes, 1, 2**31
+            ),
+            heartbeat_interval_s=_number(
+                environ, "SERVE_GRPC_HEARTBEAT_INTERVAL_S", float, cls.heartbeat_interval_s, 0.05
+            ),
+            use_tls=environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"),
+            tls_cert_path=environ.get("RAY_TLS_SERVER_CERT", ""),
+            tls_key_path=environ.get("RAY_TLS_SERVER_KEY", ""),
+            tls_ca_path=environ.get("RAY_TLS_CA_CERT", ""),
+        )
+        if bool(parsed.min_port) != bool(parsed.max_port) or parsed.min_port > parsed.max_port:
+            raise ValueError(
+                "SERVE_GRPC_MIN_PORT and SERVE_GRPC_MAX_PORT go together, the first not above the "
+                f"second; got {parsed.min_port} and {parsed.max_port}"
+            )
+        return parsed
+
+
+def _number(
+    environ: Mapping[str, str],
+    name: str,
+    kind: Callable[[str], _T],
+    default: _T,
+    low: _T,
+    high: _T | None = None,
+) -> _T:
+    raw = environ.get(name)
+    if raw is None:
+        return default
+    try:
+        value = kind(raw)
+    except ValueError:
+        raise ValueError(f"{name}={raw!r} is not a number") from None
+    if value < low or (high is not None and value > high):
+        upper = "" if high is None else f" and at most {high}"
+        raise ValueError(f"{name}={raw!r} must be at least {low}{upper}")
+    return value
+
+
+settings = Settings.from_environ(os.environ)

@@ -1,0 +1,366 @@
+"""`DeploymentHandle`: Ray Serve's handle, whose by-value calls go over our sessions.
+
+By reference, and wherever the deployment has no endpoint of ours, the call is Serve's own from
+start to end. By value, `remote` serializes the arguments in the caller's thread and hands the call
+to the deployment's router; whatever is wrong with this one call is told by its response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+from typing import Any, TypeVar
+
+import ray
+from ray.serve import handle as serve_handle
+
+from serve_grpc._serve.handles import DEFAULT, RUN_ROUTER_IN_SEPARATE_LOOP, count_handle_call
+from serve_grpc._serve.requests import (
+    add_child,
+    current_request,
+    generate_request_id,
+    inside_ray_client_context,
+    remove_child,
+)
+from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
+from serve_grpc.caller.call import Call
+from serve_grpc.caller.registry import router_of
+from serve_grpc.caller.router import Router
+from serve_grpc.config import settings
+from serve_grpc.deadlines import deadline_after
+from serve_grpc.errors import MessageTooLargeError, ServeGrpcError
+from serve_grpc.protocol.caller import Envelope, RequestFields
+from serve_grpc.response import (
+    ByValueResponse,
+    ByValueResponseGenerator,
+    DeploymentResponse,
+    DeploymentResponseGenerator,
+)
+from serve_grpc.serialization import Serializer, get_serializer
+
+__all__ = ["DeploymentHandle", "wrap"]
+
+logger = logging.getLogger("ray.serve")
+
+T = TypeVar("T")
+
+_TEXT_OPTIONS = ("method_name", "multiplexed_model_id", "session_id")
+_FLAG_OPTIONS = ("stream", "_prefer_local_routing", "_by_reference", "idempotent")
+_RESOLVED_TYPES = (
+    serve_handle.DeploymentResponse,
+    serve_handle.DeploymentResponseGenerator,
+    ray.ObjectRef,
+)
+
+
+class DeploymentHandle(serve_handle.DeploymentHandle[T]):
+    """A handle to a deployment; everything `ray.serve.handle.DeploymentHandle` documents holds."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._timeout_s: float | None = kwargs.pop("timeout_s", None)
+        self._idempotent: bool = kwargs.pop("idempotent", False)
+        super().__init__(*args, **kwargs)
+        options = self.handle_options
+        self._request_serializer: Serializer = get_serializer(options.request_serialization)
+        self._response_serializer: Serializer = get_serializer(options.response_serialization)
+        self._by_name: dict[str, DeploymentHandle[T]] = {}
+        self._envelopes: dict[tuple[str, str], Envelope] = {}
+        self._data_router: Router | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        rebuild, (fields,) = super().__reduce__()
+        return rebuild, ({**fields, "timeout_s": self._timeout_s, "idempotent": self._idempotent},)
+
+    def __getattr__(self, name: str) -> DeploymentHandle[T]:
+        # `handle.method.remote(...)` is a hot path; the handle of a method is kept.
+        handles = self.__dict__.get("_by_name")
+        if handles is None:
+            raise AttributeError(name)
+        handle = handles.get(name)
+        if handle is None:
+            handle = handles[name] = self.options(method_name=name)
+        return handle
+
+    # ------------------------------------------------------------ options
+
+    def options(  # type: ignore[override]
+        self,
+        *,
+        method_name: str | DEFAULT = DEFAULT.VALUE,
+        multiplexed_model_id: str | DEFAULT = DEFAULT.VALUE,
+        session_id: str | DEFAULT = DEFAULT.VALUE,
+        stream: bool | DEFAULT = DEFAULT.VALUE,
+        _prefer_local_routing: bool | DEFAULT = DEFAULT.VALUE,
+        _by_reference: bool | DEFAULT = DEFAULT.VALUE,
+        request_serialization: str | DEFAULT = DEFAULT.VALUE,
+        response_serialization: str | DEFAULT = DEFAULT.VALUE,
+        timeout_s: float | None | DEFAULT = DEFAULT.VALUE,
+        idempotent: bool | DEFAULT = DEFAULT.VALUE,
+    ) -> DeploymentHandle[T]:
+        """A copy of this handle with other options.
+
+        Args:
+            method_name: Method to call, `__call__` by default.
+            multiplexed_model_id: Model that the request is for; replicas that hold it come first.
+            session_id: Session of the request.
+            stream: Whether the method is a generator.
+            _prefer_local_routing: Whether replicas on this node come first.
+            _by_reference: True for Ray Serve's own path, False for gRPC.
+            request_serialization: Serializer of the arguments.
+            response_serialization: Serializer of the result or items.
+            timeout_s: Deadline of the whole call in seconds, waiting included; carried to the
+                replica and to the calls it makes. None for none. Only for calls by value.
+            idempotent: Whether a call that may have started may be repeated when its replica is
+                lost. Only for calls by value.
+
+        Raises:
+            TypeError: A value of the wrong type.
+            ValueError: An unknown serializer, or a timeout that is not positive.
+        """
+        given = {
+            name: value
+            for name, value in locals().items()
+            if name != "self" and value is not DEFAULT.VALUE
+        }
+        _check_options(given)
+        own = {
+            "timeout_s": given.pop("timeout_s", self._timeout_s),
+            "idempotent": given.pop("idempotent", self._idempotent),
+        }
+        if "_prefer_local_routing" in given and self.is_initialized:
+            raise RuntimeError(
+                "`_prefer_local_routing` must be the first option of a handle, before any call: "
+                "it belongs to the router that the handle's copies share."
+            )
+        return self._copy(self._options(**given), **own)
+
+    def _copy(self, native: Any, *, timeout_s: float | None, idempotent: bool) -> Any:
+        copy = type(self)(
+            native.deployment_name,
+            native.app_name,
+            init_options=native.init_options,
+            handle_options=native.handle_options,
+            _router=native._router,
+            _create_router=native._create_router,
+            _request_counter=native.request_counter,
+            _handle_id=native.handle_id,
+            timeout_s=timeout_s,
+            idempotent=idempotent,
+        )
+        copy._data_router = self._data_router
+        return copy
+
+    def _init(self, **kwargs: Any) -> None:
+        # Serve refuses a router on the caller's loop where there is no loop, as in a driver
+        # thread; such a caller gets the router thread that Serve uses by default.
+        if not RUN_ROUTER_IN_SEPARATE_LOOP and asyncio._get_running_loop() is None:
+            kwargs.setdefault("_run_router_in_separate_loop", True)
+        super()._init(**kwargs)
+
+    # ------------------------------------------------------------ calls
+
+    def remote(
+        self, *args: Any, **kwargs: Any
+    ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
+        """Call the deployment.
+
+        Returns:
+            A response to await or to wait for, or with `stream=True` a generator of items.
+            Errors of the call, wrong arguments among them, are raised there.
+        """
+        if self.handle_options._by_reference:
+            return self._call_natively(args, kwargs)
+        router = self._data_router or self._find_router()
+        if router is None or router.fallback_reason is not None:
+            return self._fall_back(router, args, kwargs)
+        call = self._new_call(router)
+        if not router.is_ready:
+            in_context = contextvars.copy_context().run
+            call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
+        if _needs_resolving(args, kwargs):
+            router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
+        elif self._serialize(call, args, kwargs):
+            router.mailbox.run(router.submit, call)
+        if self.handle_options.stream:
+            return ByValueResponseGenerator(call)
+        return ByValueResponse(call)
+
+    def _new_call(self, router: Router) -> Call:
+        context = current_request()
+        options = self.handle_options
+        place = context.route, context.app_name
+        envelope = self._envelopes.get(place)
+        if envelope is None:
+            envelope = self._envelopes[place] = Envelope(
+                method=options.method_name,
+                request_serializer=self._request_serializer.name,
+                response_serializer=self._response_serializer.name,
+                stream=options.stream,
+                route=context.route,
+                app_name=context.app_name,
+            )
+        request_id = context.request_id or generate_request_id()
+        fields = RequestFields(
+            envelope,
+            b"",
+            request_id,
+            multiplexed_model_id=options.multiplexed_model_id,
+            session_id=options.session_id,
+            credit_items=settings.stream_window_items,
+            credit_bytes=settings.stream_window_bytes,
+            client=context.client,
+        )
+        call = Call(
+            fields,
+            owner=router,
+            mailbox=router.mailbox,
+            response_loads=self._response_serializer.load_response,
+            deadline_s=deadline_after(self._timeout_s),
+            is_idempotent=self._idempotent,
+        )
+        count_handle_call(self.request_counter, context.route, context.app_name)
+        if context.internal_request_id:
+            # Known as a child of the request, so that its cancellation reaches this call.
+            parent_id, child_id = context.internal_request_id, str(id(call))
+            add_child(parent_id, child_id, call)
+            call.on_done = functools.partial(remove_child, parent_id, child_id)
+        return call
+
+    def _serialize(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        try:
+            payload = self._request_serializer.dump_request(args, kwargs)
+            if len(payload) > settings.max_message_bytes:
+                raise MessageTooLargeError(len(payload), settings.max_message_bytes, "request")
+        except ServeGrpcError as error:
+            error.request_id = call.fields.request_id
+            call.fail(error)
+            return False
+        call.fields.payload = payload
+        return True
+
+    def _resolve_and_submit(
+        self, router: Router, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """On the router's loop: wait for responses and ObjectRefs among the arguments."""
+
+        async def run() -> None:
+            try:
+                keys = list(kwargs)
+                values = await asyncio.gather(
+                    *(_resolve(value) for value in (*args, *kwargs.values()))
+                )
+            except Exception as error:
+                call.fail(error)
+                return
+            new_args = tuple(values[: len(args)])
+            if self._serialize(call, new_args, dict(zip(keys, values[len(args) :], strict=True))):
+                router.submit(call)
+
+        task = router.loop.create_task(run())
+        call.place = task
+
+    # ------------------------------------------------------------ Serve's own path
+
+    def _find_router(self) -> Router | None:
+        if inside_ray_client_context():
+            return None
+        self._data_router = router_of(self._init_router())
+        return self._data_router
+
+    def _call_natively(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        future, metadata = self._remote(args, kwargs)
+        kind = DeploymentResponseGenerator if self.handle_options.stream else DeploymentResponse
+        return kind(
+            future,
+            metadata,
+            _is_router_running_in_separate_loop=self._is_router_running_in_separate_loop(),
+        )
+
+    def _fall_back(
+        self, router: Router | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        reason = router.fallback_reason if router is not None else None
+        notes = router or self
+        if not getattr(notes, "has_logged_fallback", False):
+            notes.has_logged_fallback = True
+            logger.warning(
+                "Calls by value to deployment %r use Ray Serve's own transport: it %s.",
+                self.deployment_name,
+                reason or "cannot be reached from here (Ray Client or local testing mode)",
+            )
+        return self._call_natively(args, kwargs)
+
+    def shutdown(self) -> None:
+        """As Serve's; later calls by value fail with `ServeGrpcError`."""
+        self._close_router()
+        super().shutdown()
+
+    async def shutdown_async(self) -> None:
+        """As Serve's; later calls by value fail with `ServeGrpcError`."""
+        self._close_router()
+        await super().shutdown_async()
+
+    def _close_router(self) -> None:
+        if self._data_router is not None:
+            router = self._data_router
+            router.mailbox.run(router.close, "the handle was shut down")
+
+
+def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:
+    """A handle of ours for the same deployment, with the same options and router.
+
+    Raises:
+        TypeError: `handle` is not a `ray.serve.handle.DeploymentHandle`.
+    """
+    if isinstance(handle, DeploymentHandle):
+        return handle
+    if not isinstance(handle, serve_handle.DeploymentHandle):
+        raise TypeError(f"expected a Ray Serve DeploymentHandle, got {type(handle).__name__}")
+    return DeploymentHandle(
+        handle.deployment_name,
+        handle.app_name,
+        init_options=handle.init_options,
+        handle_options=handle.handle_options,
+        _router=handle._router,
+        _create_router=handle._create_router,
+        _request_counter=handle.request_counter,
+        _handle_id=handle.handle_id,
+    )
+
+
+def _check_options(given: dict[str, Any]) -> None:
+    for name in _TEXT_OPTIONS:
+        if name in given and not isinstance(given[name], str):
+            raise TypeError(f"{name} must be a str, got {type(given[name]).__name__}")
+    for name in _FLAG_OPTIONS:
+        if name in given and not isinstance(given[name], bool):
+            raise TypeError(f"{name} must be a bool, got {type(given[name]).__name__}")
+    for name in ("request_serialization", "response_serialization"):
+        if name in given:
+            given[name] = get_serializer(given[name]).name
+    timeout_s = given.get("timeout_s")
+    if timeout_s is not None:
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)):
+            raise TypeError(f"timeout_s must be a number, got {type(timeout_s).__name__}")
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ValueError(f"timeout_s must be above 0 and at most {MAX_TIMEOUT_S}")
+
+
+MAX_TIMEOUT_S = 4_000_000
+"""46 days: what fits into the wire's 32 bits of milliseconds."""
+
+
+def _needs_resolving(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(value, _RESOLVED_TYPES) for value in args) or (
+        bool(kwargs) and any(isinstance(value, _RESOLVED_TYPES) for value in kwargs.values())
+    )
+
+
+async def _resolve(value: Any) -> Any:
+    if isinstance(value, serve_handle.DeploymentResponseGenerator):
+        raise GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
+    if isinstance(value, (serve_handle.DeploymentResponse, ray.ObjectRef)):
+        return await value
+    return value

@@ -1,0 +1,330 @@
+"""The caller's side of one session, without I/O.
+
+The owner feeds it what arrives (`receive`) and writes what `outbox` holds. Calls are whatever the
+owner puts in: this machine only numbers them. Invariant: a call is in `calls` from `request` until
+the event that ends it is returned, or until `forget`; each call ends once.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, TypeVar
+
+from serve_grpc._generated.replica_pb2 import CallerBatch, Error, Refusal, ReplicaBatch, Reply
+from serve_grpc.protocol import handshake
+from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.wire import (
+    INLINE_BYTES,
+    MAX_TEMPLATES,
+    MAX_UNFINISHED_PAYLOADS,
+    Assembler,
+    Outbox,
+    PayloadOverflow,
+    WireError,
+    decode_batch,
+)
+
+__all__ = [
+    "CallEvent",
+    "CallEventKind",
+    "CallerSession",
+    "Envelope",
+    "HandshakeRefused",
+    "Received",
+    "RequestFields",
+]
+
+CallT = TypeVar("CallT")
+
+
+class HandshakeRefused(Exception):
+    """The peer refused the session, or failed to prove itself."""
+
+    def __init__(self, reason: Refusal.Reason, message: str) -> None:
+        super().__init__(f"{Refusal.Reason.Name(reason)}: {message}")
+        self.reason = reason
+
+
+class Envelope(NamedTuple):
+    """The part of a request that many requests share; sent once, then named by a number."""
+
+    method: str
+    request_serializer: str
+    response_serializer: str
+    stream: bool
+    route: str
+    app_name: str
+
+
+@dataclass(slots=True)
+class RequestFields:
+    """What one request says beside its envelope."""
+
+    envelope: Envelope
+    payload: bytes
+    request_id: str
+    timeout_ms: int = 0
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+    credit_items: int = 0
+    credit_bytes: int = 0
+    client: str = ""
+
+
+class CallEventKind(enum.IntEnum):
+    """What happened to a call; the values of Reply.Kind, and what only the caller can tell."""
+
+    RESULT = Reply.RESULT
+    ITEM = Reply.ITEM
+    END = Reply.END
+    ERROR = Reply.ERROR
+    TOO_LARGE = 16
+    """The payload was over this side's limit; `payload` is its size as text."""
+
+
+class CallEvent(NamedTuple, Generic[CallT]):
+    """One thing that happened to one call."""
+
+    call: CallT
+    kind: int
+    payload: bytes
+    error: Error | None
+
+
+@dataclass(slots=True)
+class Received(Generic[CallT]):
+    """Everything one message of the replica said."""
+
+    events: list[CallEvent[CallT]] = field(default_factory=list)
+    rejected: list[CallT] = field(default_factory=list)
+    undelivered: list[CallT] = field(default_factory=list)
+    """Calls beyond the drain's last id: certainly not started."""
+    ongoing: int | None = None
+    pong: int = 0
+    slot_free: bool = False
+    opened: bool = False
+    draining: bool = False
+
+
+class CallerSession(Generic[CallT]):
+    """State machine of the caller.
+
+    Args:
+        replica_id: Unique id of the replica meant.
+        secret: The cluster's secret.
+        nonce: `NONCE_BYTES` fresh random bytes.
+        max_message_bytes: Largest reply payload this side takes.
+    """
+
+    def __init__(
+        self, *, replica_id: str, secret: bytes, nonce: bytes, max_message_bytes: int
+    ) -> None:
+        self._replica_id = replica_id
+        self._secret = secret
+        self._nonce = nonce
+        self._max_message_bytes = max_message_bytes
+        self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
+        self._templates: dict[Envelope, int] = {}
+        self._next_template = 0
+        self._next_id = 1
+        self._sent_in_batch: dict[int, int] = {}
+        self.state = SessionState.HELLO
+        self.outbox: Outbox[CallerBatch] = Outbox(CallerBatch)
+        self.calls: dict[int, CallT] = {}
+        self.epoch = 0
+        self.accepted_through = 0
+        self.max_ongoing_requests = 0
+        self.peer_max_message_bytes = 0
+        hello = self.outbox.batch.hello
+        hello.min_version, hello.max_version = handshake.MIN_VERSION, handshake.MAX_VERSION
+        hello.replica_id, hello.nonce = replica_id, nonce
+        self.outbox.added()
+
+    def __repr__(self) -> str:
+        return (
+            f"<CallerSession to {self._replica_id} {self.state.value}, {len(self.calls)} calls, "
+            f"accepted through {self.accepted_through}, {self.outbox!r}>"
+        )
+
+    # ------------------------------------------------------------ sending
+
+    def request(self, call: CallT, fields: RequestFields) -> int:
+        """Queue a request; returns its id within the session."""
+        assert self.state is SessionState.OPEN, self.state
+        call_id = self._next_id
+        self._next_id += 1
+        self.calls[call_id] = call
+        payload = fields.payload
+        if len(payload) <= INLINE_BYTES:
+            self._add_request(call_id, fields, payload)
+        else:
+            self.outbox.send_large(
+                call_id, payload, then=lambda: self._add_request(call_id, fields, b"")
+            )
+        return call_id
+
+    def _add_request(self, call_id: int, fields: RequestFields, payload: bytes) -> None:
+        outbox = self.outbox
+        batch = outbox.batch
+        request = batch.requests.add(
+            id=call_id,
+            template=self._template(fields.envelope, batch),
+            request_id=fields.request_id,
+            payload=payload,
+        )
+        if fields.timeout_ms:
+            request.timeout_ms = fields.timeout_ms
+        if fields.envelope.stream:
+            request.credit_items = fields.credit_items
+            request.credit_bytes = fields.credit_bytes
+        if fields.multiplexed_model_id:
+            request.multiplexed_model_id = fields.multiplexed_model_id
+        if fields.session_id:
+            request.session_id = fields.session_id
+        if fields.client:
+            request.client = fields.client
+        self._sent_in_batch[call_id] = outbox.pending_batch
+        outbox.added(len(payload))
+
+    def _template(self, envelope: Envelope, batch: CallerBatch) -> int:
+        number = self._templates.get(envelope)
+        if number is None:
+            if len(self._templates) >= MAX_TEMPLATES:
+                self._templates.clear()
+                self._next_template = 0
+            self._next_template += 1
+            number = self._templates[envelope] = self._next_template
+            batch.templates.add(number=number, **envelope._asdict())
+        return number
+
+    def cancel(self, call_id: int) -> None:
+        """Give a call up; no event of it will follow."""
+        if self.calls.pop(call_id, None) is None:
+            return
+        self._assembler.discard(call_id)
+        self.outbox.drop_large(call_id)
+        self._sent_in_batch.pop(call_id, None)
+        self.outbox.batch.cancels.append(call_id)
+        self.outbox.added()
+
+    def grant(self, call_id: int, items: int, bytes_: int) -> None:
+        """Let the replica send more of a stream; ignored once the call is over."""
+        if call_id in self.calls:
+            self.outbox.batch.credits.add(id=call_id, items=items, bytes=bytes_)
+            self.outbox.added()
+
+    def ping(self, number: int) -> None:
+        """Queue a heartbeat."""
+        self.outbox.batch.ping = number
+        self.outbox.added()
+
+    # ------------------------------------------------------------ receiving
+
+    def receive(self, data: bytes) -> Received[CallT]:
+        """Handle one message.
+
+        Raises:
+            WireError: The peer broke the protocol; the session is over.
+            HandshakeRefused: The peer refused the session or is not who it should be.
+        """
+        batch, fragments = decode_batch(ReplicaBatch, data)
+        if self.state in (SessionState.HELLO, SessionState.PROOF):
+            return self._handshake(batch)
+        received: Received[CallT] = Received(slot_free=batch.slot_free, pong=batch.pong)
+        for call_id, part in fragments:
+            if call_id in self.calls:  # else the late reply of a call that was given up
+                self._assembler.add(call_id, part)
+        for reply in batch.replies:
+            self._on_reply(reply, received)
+        for call_id in batch.rejected:
+            call = self._end(call_id)
+            if call is not None:
+                received.rejected.append(call)
+        if batch.accepted_through:
+            self.accepted_through = batch.accepted_through
+        if batch.HasField("ongoing"):
+            received.ongoing = batch.ongoing
+        if batch.HasField("drain"):
+            self.state = SessionState.DRAINING
+            received.draining = True
+            for call_id in [i for i in self.calls if i > batch.drain.last_id]:
+                received.undelivered.append(self.calls[call_id])
+                self._end(call_id)
+        return received
+
+    def _on_reply(self, reply: Reply, received: Received[CallT]) -> None:
+        call_id, kind = reply.id, reply.kind
+        call = self.calls.get(call_id)
+        if call is None:
+            return
+        payload, error = b"", None
+        if kind in (Reply.RESULT, Reply.ITEM):
+            try:
+                payload = self._assembler.take(call_id, reply.payload)
+            except PayloadOverflow as overflow:
+                self.cancel(call_id)  # ends a stream that would go on
+                event = CallEvent(call, CallEventKind.TOO_LARGE, str(overflow.size).encode(), None)
+                received.events.append(event)
+                return
+        elif kind == Reply.ERROR:
+            error = reply.error
+        if kind != Reply.ITEM:
+            self._end(call_id)
+        received.events.append(CallEvent(call, kind, payload, error))
+
+    def _end(self, call_id: int) -> CallT | None:
+        self._assembler.discard(call_id)
+        self.outbox.drop_large(call_id)
+        self._sent_in_batch.pop(call_id, None)
+        return self.calls.pop(call_id, None)
+
+    def _handshake(self, batch: ReplicaBatch) -> Received[CallT]:
+        if batch.HasField("refusal"):
+            self.state = SessionState.CLOSED
+            raise HandshakeRefused(batch.refusal.reason, batch.refusal.message)
+        if self.state is SessionState.HELLO and batch.HasField("challenge"):
+            self._answer(batch)
+            return Received()
+        if self.state is SessionState.PROOF and batch.HasField("welcome"):
+            self.state = SessionState.OPEN
+            self.max_ongoing_requests = batch.welcome.max_ongoing_requests
+            self.peer_max_message_bytes = batch.welcome.max_message_bytes
+            received: Received[CallT] = Received(opened=True)
+            if batch.HasField("ongoing"):
+                received.ongoing = batch.ongoing
+            return received
+        raise WireError(f"unexpected message in state {self.state.value!r}")
+
+    def _answer(self, batch: ReplicaBatch) -> None:
+        challenge = batch.challenge
+        signed = (self._nonce, challenge.nonce, self._replica_id, challenge.epoch)
+        if not handshake.MIN_VERSION <= challenge.version <= handshake.MAX_VERSION:
+            raise HandshakeRefused(Refusal.VERSION, f"the replica chose {challenge.version}")
+        if not handshake.verify_session(self._secret, challenge.mac, "replica", *signed):
+            self.state = SessionState.CLOSED
+            raise HandshakeRefused(Refusal.UNAUTHENTICATED, "the replica's proof is wrong")
+        self.epoch = challenge.epoch
+        self.outbox.batch.proof.mac = handshake.sign_session(self._secret, "caller", *signed)
+        self.outbox.added()
+        self.state = SessionState.PROOF
+
+    # ------------------------------------------------------------ the end
+
+    def close(self) -> list[tuple[CallT, bool]]:
+        """End the session.
+
+        Returns:
+            The calls it still had, each with whether it may have started.
+        """
+        self.state = SessionState.CLOSED
+        lost = [(call, self._may_have_started(call_id)) for call_id, call in self.calls.items()]
+        self.calls.clear()
+        self._sent_in_batch.clear()
+        return lost
+
+    def _may_have_started(self, call_id: int) -> bool:
+        # A request that was never handed to the transport cannot have started. One that was may
+        # have, whether or not the replica said so in time.
+        batch = self._sent_in_batch.get(call_id)
+        return batch is not None and batch <= self.outbox.batches_taken

@@ -1,0 +1,159 @@
+"""Who may speak to whom: protocol versions and proofs of membership.
+
+Both sides hold the cluster's secret. Each signs both nonces, the replica's id and the session's
+epoch, under a label of its own, so no proof can be replayed, reflected or used at another replica.
+The plain door has no round trip for a challenge; its callers sign the time, a nonce, the method
+and the request's digest instead. Source of the rules: docs/security.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+from collections import OrderedDict
+
+__all__ = [
+    "MAX_VERSION",
+    "MIN_VERSION",
+    "NONCE_BYTES",
+    "CallVerifier",
+    "SessionState",
+    "common_version",
+    "sign_call",
+    "sign_session",
+    "verify_session",
+]
+
+MIN_VERSION = 1
+MAX_VERSION = 1
+NONCE_BYTES = 16
+MAX_NONCE_BYTES = 64
+
+CALL_SCHEME = "serve-grpc-v1"
+CALL_WINDOW_S = 60.0
+"""How far the signed time of a plain call may be from the replica's clock."""
+MAX_REMEMBERED_NONCES = 100_000
+
+
+class SessionState(enum.Enum):
+    """Where a session is in its life, seen from either side."""
+
+    HELLO = "hello"
+    PROOF = "proof"
+    OPEN = "open"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+def common_version(min_version: int, max_version: int) -> int | None:
+    """The newest version both sides speak, None if there is none."""
+    version = min(MAX_VERSION, max_version)
+    return version if version >= max(MIN_VERSION, min_version) else None
+
+
+def _mac(secret: bytes, *parts: bytes) -> bytes:
+    # Lengths are signed with the parts, so no two different lists of parts give the same bytes.
+    message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hmac.new(secret, message, hashlib.sha256).digest()
+
+
+def sign_session(
+    secret: bytes,
+    label: str,
+    caller_nonce: bytes,
+    replica_nonce: bytes,
+    replica_id: str,
+    epoch: int,
+) -> bytes:
+    """Proof of one side; `label` is "caller" or "replica"."""
+    return _mac(
+        secret,
+        b"serve_grpc session v1",
+        label.encode(),
+        caller_nonce,
+        replica_nonce,
+        replica_id.encode(),
+        epoch.to_bytes(8, "big"),
+    )
+
+
+def verify_session(
+    secret: bytes,
+    mac: bytes,
+    label: str,
+    caller_nonce: bytes,
+    replica_nonce: bytes,
+    replica_id: str,
+    epoch: int,
+) -> bool:
+    """Whether `mac` is the proof of that side, compared in constant time."""
+    expected = sign_session(secret, label, caller_nonce, replica_nonce, replica_id, epoch)
+    return hmac.compare_digest(mac, expected)
+
+
+def sign_call(
+    secret: bytes, method: str, replica_id: str, request: bytes, nonce: str, now_s: float
+) -> str:
+    """Value of the `authorization` metadata of one plain call.
+
+    Args:
+        secret: The cluster's secret.
+        method: Full gRPC method, "/serve_grpc.v1.Replica/Call".
+        replica_id: Unique id of the replica meant.
+        request: The serialized request message; b"" where the method streams its requests.
+        nonce: Fresh random text without spaces.
+        now_s: Seconds since the epoch.
+    """
+    return f"{CALL_SCHEME} {now_s:.3f} {nonce} " + _call_mac(
+        secret, method, replica_id, request, nonce, f"{now_s:.3f}"
+    )
+
+
+def _call_mac(
+    secret: bytes, method: str, replica_id: str, request: bytes, nonce: str, time_text: str
+) -> str:
+    return _mac(
+        secret,
+        b"serve_grpc call v1",
+        method.encode(),
+        replica_id.encode(),
+        hashlib.sha256(request).digest(),
+        nonce.encode(),
+        time_text.encode(),
+    ).hex()
+
+
+class CallVerifier:
+    """Checks the proofs of plain calls and refuses each nonce the second time."""
+
+    def __init__(self, secret: bytes, replica_id: str) -> None:
+        self._secret = secret
+        self._replica_id = replica_id
+        self._seen: OrderedDict[str, float] = OrderedDict()
+
+    def verify(self, authorization: str, method: str, request: bytes, now_s: float) -> bool:
+        """Whether this call comes from a member of the cluster, now, for the first time."""
+        fields = authorization.split(" ")
+        if len(fields) != 4 or fields[0] != CALL_SCHEME:
+            return False
+        _, time_text, nonce, mac = fields
+        expected = _call_mac(self._secret, method, self._replica_id, request, nonce, time_text)
+        if not hmac.compare_digest(mac.encode(), expected.encode()):
+            return False
+        # The mac holds, so the time was written by a member and parses.
+        if abs(now_s - float(time_text)) > CALL_WINDOW_S or nonce in self._seen:
+            return False
+        self._remember(nonce, now_s)
+        return True
+
+    def _remember(self, nonce: str, now_s: float) -> None:
+        self._seen[nonce] = now_s
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if (
+                now_s - self._seen[oldest] <= 2 * CALL_WINDOW_S
+                and len(self._seen) <= MAX_REMEMBERED_NONCES
+            ):
+                break
+            del self._seen[oldest]

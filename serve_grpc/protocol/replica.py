@@ -1,0 +1,280 @@
+"""The replica's side of one session, without I/O.
+
+The owner feeds it what arrives (`receive`), decides on each request it returns (`reply`, `reject`)
+and writes what `outbox` holds. Invariant: an id is in `ongoing_ids` from the moment `receive`
+returns its request until its last reply, its rejection or its cancel; replies to any other id are
+dropped, so a late reply never reaches a stranger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serve_grpc._generated.replica_pb2 import (
+    CallerBatch,
+    Error,
+    Refusal,
+    ReplicaBatch,
+    Reply,
+    Request,
+    Template,
+)
+from serve_grpc.protocol import handshake
+from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.wire import (
+    INLINE_BYTES,
+    MAX_TEMPLATES,
+    MAX_UNFINISHED_PAYLOADS,
+    Assembler,
+    Outbox,
+    PayloadOverflow,
+    WireError,
+    decode_batch,
+)
+
+__all__ = ["Arrival", "InboundRequest", "ReplicaSession"]
+
+
+@dataclass(slots=True)
+class InboundRequest:
+    """One request, with the envelope it refers to."""
+
+    id: int
+    template: Template
+    request: Request
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Everything one message of the caller said."""
+
+    requests: list[InboundRequest] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    credits: list[tuple[int, int, int]] = field(default_factory=list)
+    refused: bool = False
+    """The handshake failed; write what the outbox holds, then end the stream."""
+
+
+class ReplicaSession:
+    """State machine of the replica.
+
+    Args:
+        replica_id: Unique id of this replica.
+        secret: The cluster's secret.
+        nonce: `NONCE_BYTES` fresh random bytes.
+        epoch: A number no other session of this replica has.
+        max_ongoing_requests: Told to the caller.
+        max_message_bytes: Largest payload this side takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        replica_id: str,
+        secret: bytes,
+        nonce: bytes,
+        epoch: int,
+        max_ongoing_requests: int,
+        max_message_bytes: int,
+    ) -> None:
+        self._replica_id = replica_id
+        self._secret = secret
+        self._nonce = nonce
+        self._epoch = epoch
+        self._max_ongoing_requests = max_ongoing_requests
+        self._max_message_bytes = max_message_bytes
+        self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
+        self._templates: dict[int, Template] = {}
+        self._caller_nonce = b""
+        self._last_id = 0
+        self.ongoing_ids: set[int] = set()
+        self.state = SessionState.HELLO
+        self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)
+
+    def __repr__(self) -> str:
+        return (
+            f"<ReplicaSession {self._epoch} {self.state.value}, {len(self.ongoing_ids)} calls, "
+            f"{self.outbox!r}>"
+        )
+
+    # ------------------------------------------------------------ receiving
+
+    def receive(self, data: bytes) -> Arrival:
+        """Handle one message.
+
+        Raises:
+            WireError: The peer broke the protocol; the session is over.
+        """
+        batch, fragments = decode_batch(CallerBatch, data)
+        if self.state in (SessionState.HELLO, SessionState.PROOF):
+            return self._handshake(batch)
+        arrival = Arrival()
+        for template in batch.templates:
+            if len(self._templates) >= MAX_TEMPLATES and template.number not in self._templates:
+                raise WireError(f"more than {MAX_TEMPLATES} templates")
+            self._templates[template.number] = template
+        for call_id, part in fragments:
+            self._assembler.add(call_id, part)
+        for request in batch.requests:
+            self._on_request(request, arrival)
+        for credit in batch.credits:
+            arrival.credits.append((credit.id, credit.items, credit.bytes))
+        for call_id in batch.cancels:
+            self._assembler.discard(call_id)
+            if call_id in self.ongoing_ids:
+                self._end(call_id)
+                arrival.cancelled.append(call_id)
+        if batch.ping:
+            self.outbox.batch.pong = batch.ping
+            self.outbox.added()
+        if batch.requests and self.state is SessionState.OPEN:
+            # Cumulative, so it rides on whatever leaves next; it never causes a message.
+            self.outbox.batch.accepted_through = self._last_id
+        return arrival
+
+    def _on_request(self, request: Request, arrival: Arrival) -> None:
+        call_id = request.id
+        if call_id <= self._last_id:
+            raise WireError(f"request id {call_id} after {self._last_id}")
+        if self.state is not SessionState.OPEN:
+            self._assembler.discard(call_id)
+            return  # beyond the drain's last id; the caller knows that it did not start
+        self._last_id = call_id
+        self.ongoing_ids.add(call_id)
+        template = self._templates.get(request.template)
+        if template is None:
+            self._assembler.discard(call_id)
+            text = f"template {request.template} was never defined"
+            self.fail(call_id, Error(code=Error.INVALID_REQUEST, message=text))
+            return
+        try:
+            payload = self._assembler.take(call_id, request.payload)
+        except PayloadOverflow as overflow:
+            message = Error(
+                code=Error.MESSAGE_TOO_LARGE,
+                size=overflow.size,
+                limit=self._max_message_bytes,
+                direction="request",
+            )
+            self.fail(call_id, message)
+            return
+        arrival.requests.append(InboundRequest(call_id, template, request, payload))
+
+    def _handshake(self, batch: CallerBatch) -> Arrival:
+        if self.state is SessionState.HELLO and batch.HasField("hello"):
+            return self._on_hello(batch)
+        if self.state is SessionState.PROOF and batch.HasField("proof"):
+            signed = (self._caller_nonce, self._nonce, self._replica_id, self._epoch)
+            if not handshake.verify_session(self._secret, batch.proof.mac, "caller", *signed):
+                return self.refuse(Refusal.UNAUTHENTICATED, "the proof is wrong")
+            self.state = SessionState.OPEN
+            welcome = self.outbox.batch.welcome
+            welcome.max_ongoing_requests = self._max_ongoing_requests
+            welcome.max_message_bytes = self._max_message_bytes
+            self.outbox.added()
+            return Arrival()
+        return self.refuse(Refusal.PROTOCOL, f"expected {self.state.value}")
+
+    def _on_hello(self, batch: CallerBatch) -> Arrival:
+        hello = batch.hello
+        version = handshake.common_version(hello.min_version, hello.max_version)
+        if version is None:
+            return self.refuse(
+                Refusal.VERSION,
+                f"this replica speaks versions {handshake.MIN_VERSION} to "
+                f"{handshake.MAX_VERSION}, the caller {hello.min_version} to {hello.max_version}",
+            )
+        if hello.replica_id != self._replica_id:
+            return self.refuse(
+                Refusal.WRONG_REPLICA, f"this is not replica {hello.replica_id[:256]!r}"
+            )
+        if not handshake.NONCE_BYTES <= len(hello.nonce) <= handshake.MAX_NONCE_BYTES:
+            return self.refuse(Refusal.PROTOCOL, "the nonce is too short or too long")
+        self._caller_nonce = hello.nonce
+        challenge = self.outbox.batch.challenge
+        challenge.version, challenge.nonce, challenge.epoch = version, self._nonce, self._epoch
+        challenge.mac = handshake.sign_session(
+            self._secret, "replica", hello.nonce, self._nonce, self._replica_id, self._epoch
+        )
+        self.outbox.added()
+        self.state = SessionState.PROOF
+        return Arrival()
+
+    def refuse(self, reason: Refusal.Reason, message: str) -> Arrival:
+        """Refuse the session; the owner writes the outbox and ends the stream."""
+        self.state = SessionState.CLOSED
+        self.outbox.batch.refusal.reason = reason
+        self.outbox.batch.refusal.message = message
+        self.outbox.added()
+        return Arrival(refused=True)
+
+    # ------------------------------------------------------------ sending
+
+    def reply(self, call_id: int, kind: Reply.Kind, payload: bytes = b"") -> None:
+        """Queue a result, an item or the end of a stream; dropped if the call is over."""
+        if call_id not in self.ongoing_ids:
+            return
+        if kind != Reply.ITEM:
+            self.ongoing_ids.discard(call_id)
+        outbox = self.outbox
+        if len(payload) <= INLINE_BYTES and not outbox.has_large(call_id):
+            outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)
+            outbox.added(len(payload))
+        elif len(payload) <= INLINE_BYTES:
+            outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, payload))
+        else:
+            outbox.send_large(call_id, payload, lambda: self._add_reply(call_id, kind, b""))
+
+    def _add_reply(self, call_id: int, kind: Reply.Kind, payload: bytes) -> None:
+        self.outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)
+        self.outbox.added(len(payload))
+
+    def fail(self, call_id: int, error: Error) -> None:
+        """Queue the failure of a call; dropped if the call is over."""
+        if call_id not in self.ongoing_ids:
+            return
+        self.ongoing_ids.discard(call_id)
+
+        def add() -> None:
+            self.outbox.batch.replies.add(id=call_id, kind=Reply.ERROR, error=error)
+            self.outbox.added(error.ByteSize())
+
+        if self.outbox.has_large(call_id):
+            self.outbox.send_after_large(call_id, add)
+        else:
+            add()
+
+    def reject(self, call_id: int) -> None:
+        """Turn a request away because the replica is full."""
+        if call_id in self.ongoing_ids:
+            self.ongoing_ids.discard(call_id)
+            self.outbox.batch.rejected.append(call_id)
+            self.outbox.added()
+
+    def slot_free(self) -> None:
+        """Tell a caller that was turned away that it may try again."""
+        self.outbox.batch.slot_free = True
+        self.outbox.added()
+
+    def stamp(self, ongoing: int) -> None:
+        """Put the replica's load on the message that leaves next."""
+        self.outbox.batch.ongoing = ongoing
+
+    def drain(self) -> None:
+        """Take no more requests; those already returned by `receive` go on."""
+        if self.state is SessionState.OPEN:
+            self.state = SessionState.DRAINING
+            self.outbox.batch.drain.last_id = self._last_id
+            self.outbox.added()
+
+    def close(self) -> list[int]:
+        """End the session; returns the ids of the calls it still had."""
+        self.state = SessionState.CLOSED
+        ids = list(self.ongoing_ids)
+        self.ongoing_ids.clear()
+        return ids
+
+    def _end(self, call_id: int) -> None:
+        self.ongoing_ids.discard(call_id)
+        self.outbox.drop_large(call_id)

@@ -1,0 +1,64 @@
+"""Errors as messages: what a replica says of a failed call, and what the caller raises for it.
+
+The user's own exception is not rebuilt here (that takes Ray's classes: `_serve`), only our tree.
+"""
+
+from __future__ import annotations
+
+from serve_grpc import errors
+from serve_grpc._generated.replica_pb2 import Error
+
+__all__ = ["error_from_message", "message_from_error"]
+
+
+def message_from_error(error: errors.ServeGrpcError) -> Error:
+    """What a replica sends for an error of ours."""
+    message = Error(
+        code=Error.INTERNAL,
+        type_name=type(error).__name__,
+        message=error.message,
+        may_have_executed=error.may_have_executed,
+    )
+    if isinstance(error, errors.MessageTooLargeError):
+        message.code = Error.MESSAGE_TOO_LARGE
+        message.size, message.limit = error.size, error.limit
+        message.direction = error.direction
+    elif isinstance(error, errors.SerializationError):
+        message.code = Error.SERIALIZATION
+        message.serializer, message.direction = error.serializer, error.direction
+    elif isinstance(error, errors.DeadlineExceededError):
+        message.code = Error.DEADLINE_EXCEEDED
+    return message
+
+
+def error_from_message(
+    message: Error, *, request_id: str, replica_id: str
+) -> errors.ServeGrpcError:
+    """The error a caller raises for `message`, which is not the user's own exception."""
+    executed = message.may_have_executed
+    if message.code == Error.MESSAGE_TOO_LARGE:
+        return errors.MessageTooLargeError(
+            message.size,
+            message.limit,
+            message.direction,
+            request_id=request_id,
+            replica_id=replica_id,
+            may_have_executed=executed,
+        )
+    if message.code == Error.SERIALIZATION:
+        return errors.SerializationError(
+            f"in the replica: {message.message}",
+            serializer=message.serializer,
+            direction=message.direction,
+            request_id=request_id,
+            replica_id=replica_id,
+            may_have_executed=executed,
+        )
+    kind = (
+        errors.DeadlineExceededError
+        if message.code == Error.DEADLINE_EXCEEDED
+        else errors.ReplicaError
+    )
+    return kind(
+        message.message, request_id=request_id, replica_id=replica_id, may_have_executed=executed
+    )

@@ -1,0 +1,358 @@
+"""Batches and bytes.
+
+What two session machines exchange is one protobuf message at a time, a batch. Small frames are
+built straight into the generated class, which is written in C; payloads over `INLINE_BYTES` never
+enter a protobuf object and are cut into fragments that this module encodes by hand (putting 10 MB
+through a protobuf field costs five times the copy itself: docs/decisions/0002-wire-format.md).
+
+Invariant: in one batch the fragments come first, so no batch holds a fragment of an id after
+another frame that owns earlier fragments of the same id.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from serve_grpc._generated.replica_pb2 import CallerBatch, ReplicaBatch
+
+__all__ = [
+    "BATCH_BYTES",
+    "FRAGMENT_BYTES",
+    "INLINE_BYTES",
+    "MAX_TEMPLATES",
+    "MAX_UNFINISHED_PAYLOADS",
+    "Assembler",
+    "Outbox",
+    "PayloadOverflow",
+    "WireError",
+    "decode_batch",
+    "encode_fragment",
+]
+
+INLINE_BYTES = 16 * 1024
+"""Largest payload that travels inside its request or reply."""
+FRAGMENT_BYTES = 512 * 1024
+"""Most payload bytes of fragments in one message; bounds how long a small frame waits."""
+BATCH_BYTES = 64 * 1024
+"""A batch of small frames is closed when it reaches about this size."""
+HAND_DECODE_BYTES = 2 * INLINE_BYTES
+"""Messages above this size may hold fragments worth keeping out of protobuf objects."""
+FRAME_OVERHEAD_BYTES = 96
+"""What a frame adds to its payload, for the estimate of a batch's size."""
+MAX_TEMPLATES = 1024
+"""Envelopes a session remembers; after that, their numbers are given out anew."""
+MAX_UNFINISHED_PAYLOADS = 64
+"""Unfinished payloads of the largest size that one side of a session holds."""
+MAX_UNFINISHED_IDS = 4096
+"""Ids with unfinished payloads of any size that one side of a session holds."""
+
+_FRAGMENTS_TAG = 4 << 3 | 2  # field `fragments` of both batches, length-delimited
+_ID_TAG = 1 << 3
+_DATA_TAG = 2 << 3 | 2
+
+BatchT = TypeVar("BatchT", CallerBatch, ReplicaBatch)
+
+
+class WireError(Exception):
+    """The peer's bytes are not a batch; the session cannot go on."""
+
+
+class PayloadOverflow(Exception):
+    """The fragments of one id are over the limit; that id's call fails."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if position >= len(data) or shift > 63:
+            raise WireError("a varint runs past the end of the message")
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def encode_fragment(call_id: int, data: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+    """Header and data of one `fragments` field, equal to what protobuf writes."""
+    inner = b"\x08" + _varint(call_id) + bytes((_DATA_TAG,)) + _varint(len(data))
+    header = bytes((_FRAGMENTS_TAG,)) + _varint(len(inner) + len(data)) + inner
+    return header, data
+
+
+def decode_batch(
+    kind: type[BatchT], data: bytes
+) -> tuple[BatchT, list[tuple[int, bytes | memoryview]]]:
+    """Parse one message.
+
+    Returns:
+        The batch and its fragments as (id, data); the batch's own `fragments` field is empty or
+        repeats them and is not to be read.
+
+    Raises:
+        WireError: The bytes are not a batch of this kind.
+    """
+    try:
+        if len(data) <= HAND_DECODE_BYTES:
+            batch = kind.FromString(data)
+            return batch, [(f.id, f.data) for f in batch.fragments]
+        rest, fragments = _split_fragments(memoryview(data))
+        return kind.FromString(rest), fragments
+    except DecodeError as error:
+        raise WireError(f"not a {kind.__name__}: {error}") from error
+
+
+def _split_fragments(data: memoryview) -> tuple[bytes, list[tuple[int, bytes | memoryview]]]:
+    fragments: list[tuple[int, bytes | memoryview]] = []
+    rest: list[memoryview] = []
+    position = 0
+    while position < len(data):
+        start = position
+        tag, position = _read_varint(data, position)
+        wire_type = tag & 7
+        if wire_type == 2:
+            length, position = _read_varint(data, position)
+            end = position + length
+        elif wire_type == 0:
+            _, end = _read_varint(data, position)
+        elif wire_type in (1, 5):
+            end = position + (8 if wire_type == 1 else 4)
+        else:
+            raise WireError(f"wire type {wire_type} is not in use")
+        if end > len(data):
+            raise WireError("a field runs past the end of the message")
+        if tag == _FRAGMENTS_TAG:
+            fragments.append(_read_fragment(data[position:end]))
+        else:
+            rest.append(data[start:end])
+        position = end
+    return b"".join(rest), fragments
+
+
+def _read_fragment(data: memoryview) -> tuple[int, memoryview]:
+    call_id, payload, position = 0, data[:0], 0
+    while position < len(data):
+        tag, position = _read_varint(data, position)
+        if tag == _ID_TAG:
+            call_id, position = _read_varint(data, position)
+        elif tag == _DATA_TAG:
+            length, position = _read_varint(data, position)
+            if position + length > len(data):
+                raise WireError("a fragment runs past its end")
+            payload = data[position : position + length]
+            position += length
+        else:
+            raise WireError(f"unknown tag {tag} in a fragment")
+    return call_id, payload
+
+
+class Assembler:
+    """Collects fragments until the frame that owns them arrives."""
+
+    def __init__(self, max_payload_bytes: int, max_total_bytes: int) -> None:
+        self._max_payload_bytes = max_payload_bytes
+        self._max_total_bytes = max_total_bytes
+        self._parts: dict[int, list[bytes | memoryview]] = {}
+        self._sizes: dict[int, int] = {}
+        self.total_bytes = 0
+
+    def add(self, call_id: int, data: bytes | memoryview) -> None:
+        """Keep one fragment.
+
+        A payload over the limit is dropped as it grows; `take` then reports it.
+
+        Raises:
+            WireError: The peer holds more unfinished payload than allowed.
+        """
+        if call_id not in self._sizes and len(self._sizes) >= MAX_UNFINISHED_IDS:
+            raise WireError(f"over {MAX_UNFINISHED_IDS} unfinished payloads")
+        size = self._sizes.get(call_id, 0) + len(data)
+        self._sizes[call_id] = size
+        if size > self._max_payload_bytes:
+            self._forget_parts(call_id)
+            return
+        self._parts.setdefault(call_id, []).append(data)
+        self.total_bytes += len(data)
+        if self.total_bytes > self._max_total_bytes:
+            raise WireError(f"over {self._max_total_bytes} bytes of unfinished payloads")
+
+    def take(self, call_id: int, tail: bytes) -> bytes:
+        """The whole payload of `call_id`, which ends with `tail`.
+
+        Raises:
+            PayloadOverflow: It was over the limit.
+        """
+        if call_id not in self._sizes:
+            if len(tail) > self._max_payload_bytes:
+                raise PayloadOverflow(len(tail))
+            return tail
+        size = self._sizes.pop(call_id) + len(tail)
+        parts = self._forget_parts(call_id)
+        if size > self._max_payload_bytes:
+            raise PayloadOverflow(size)
+        return b"".join((*parts, tail))
+
+    def discard(self, call_id: int) -> None:
+        """Drop what is held for a call that is over."""
+        self._sizes.pop(call_id, None)
+        self._forget_parts(call_id)
+
+    def _forget_parts(self, call_id: int) -> list[bytes | memoryview]:
+        parts = self._parts.pop(call_id, [])
+        self.total_bytes -= sum(map(len, parts))
+        return parts
+
+
+class _Bulk:
+    """One large payload on its way out, and the frames of the same id that wait behind it."""
+
+    def __init__(self, payload: memoryview) -> None:
+        self.payload = payload
+        self.offset = 0
+        self.after_batch = 0
+        """The message that carries the frame owning the previous payload of this id, if any."""
+        self.then: deque[tuple[Callable[[], None], memoryview | None]] = deque()
+
+
+class Outbox(Generic[BatchT]):
+    """Frames waiting to be written, already batched.
+
+    Small frames go into `batch`, which the owner fills and reports with `added`. A large payload
+    goes to `send_large` and leaves as fragments, taking turns with other large payloads; the
+    frame that owns it is queued when its last fragment leaves. `take` gives the next message.
+
+    Attributes:
+        batch: The open batch.
+        queued_bytes: About how many bytes wait here.
+        batches_taken: How many messages `take` gave out; a frame added while this was `n` and
+            `pending_batch` was `k` is certainly unsent while `batches_taken < k`.
+    """
+
+    def __init__(self, kind: type[BatchT]) -> None:
+        self._kind = kind
+        self._closed: deque[tuple[BatchT, int]] = deque()
+        self._bulk: dict[int, _Bulk] = {}
+        self.batch: BatchT = kind()
+        self._open_bytes = 0
+        self.queued_bytes = 0
+        self.batches_taken = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Outbox {self.queued_bytes} bytes, {len(self._closed) + bool(self._open_bytes)} "
+            f"batches, {len(self._bulk)} large payloads>"
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._open_bytes or self._closed or self._bulk)
+
+    @property
+    def pending_batch(self) -> int:
+        """Number of the message that will carry a frame added now, counting from 1."""
+        return self.batches_taken + len(self._closed) + 1
+
+    def added(self, payload_bytes: int = 0) -> None:
+        """Tell that a frame was put into `batch`."""
+        size = payload_bytes + FRAME_OVERHEAD_BYTES
+        self._open_bytes += size
+        self.queued_bytes += size
+        if self._open_bytes >= BATCH_BYTES:
+            self._closed.append((self.batch, self._open_bytes))
+            self.batch = self._kind()
+            self._open_bytes = 0
+
+    def has_large(self, call_id: int) -> bool:
+        """Whether a large payload of this id is still leaving; later frames must wait for it."""
+        return call_id in self._bulk
+
+    def send_large(self, call_id: int, payload: bytes, then: Callable[[], None]) -> None:
+        """Send `payload` as fragments of `call_id`; `then` adds the frame that owns it."""
+        view = memoryview(payload)
+        self.queued_bytes += len(view)
+        bulk = self._bulk.get(call_id)
+        if bulk is None:
+            bulk = self._bulk[call_id] = _Bulk(view)
+            bulk.then.append((then, None))
+        else:
+            bulk.then.append((then, view))
+
+    def send_after_large(self, call_id: int, then: Callable[[], None]) -> None:
+        """Add a small frame behind the large payloads of the same id."""
+        self._bulk[call_id].then.append((then, memoryview(b"")))
+
+    def drop_large(self, call_id: int) -> None:
+        """Forget what is still to be sent of this id; the call is over."""
+        bulk = self._bulk.pop(call_id, None)
+        if bulk is not None:
+            self.queued_bytes -= len(bulk.payload) - bulk.offset
+            self.queued_bytes -= sum(len(view) for _, view in bulk.then if view is not None)
+
+    def take(self) -> bytes:
+        """The next message, b"" if nothing waits."""
+        fragments = self._take_fragments() if self._bulk else []
+        if self._closed:
+            batch, size = self._closed.popleft()
+        else:
+            batch, size = self.batch, self._open_bytes
+            if size:
+                self.batch = self._kind()
+                self._open_bytes = 0
+        self.queued_bytes -= size
+        if not size and not fragments:
+            return b""
+        self.batches_taken += 1
+        small = batch.SerializeToString() if size else b""
+        return b"".join((*fragments, small)) if fragments else small
+
+    def _take_fragments(self) -> list[bytes | memoryview]:
+        out: list[bytes | memoryview] = []
+        budget = FRAGMENT_BYTES
+        for call_id in list(self._bulk):
+            if self._bulk[call_id].after_batch > self.batches_taken:
+                continue  # the frame that owns the id's previous fragments is not out yet
+            bulk = self._bulk.pop(call_id)
+            chunk = bulk.payload[bulk.offset : bulk.offset + budget]
+            bulk.offset += len(chunk)
+            budget -= len(chunk)
+            self.queued_bytes -= len(chunk)
+            out.extend(encode_fragment(call_id, chunk))
+            if bulk.offset < len(bulk.payload) or self._finish(call_id, bulk):
+                self._bulk[call_id] = bulk  # to the end of the row: large payloads take turns
+            if budget <= 0:
+                break
+        return out
+
+    def _finish(self, call_id: int, bulk: _Bulk) -> bool:
+        """Queue the frames behind a sent payload; whether another large payload follows."""
+        then, _ = bulk.then.popleft()
+        owner_batch = self.pending_batch
+        then()
+        while bulk.then:
+            then, view = bulk.then[0]
+            if view:
+                bulk.payload, bulk.offset = view, 0
+                bulk.after_batch = owner_batch
+                bulk.then[0] = (then, None)
+                return True
+            bulk.then.popleft()
+            owner_batch = self.pending_batch
+            then()
+        return False

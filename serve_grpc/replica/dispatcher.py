@@ -1,0 +1,261 @@
+"""From frames to invocations and back, on the replica's main loop.
+
+Admission is exact: a request gets a slot of Serve's own `max_ongoing_requests` semaphore, which
+requests by reference share, or it is turned away at once. A session that was turned away is told,
+in turn, when a slot is free. Invariant: each admitted invocation holds one slot from `_admit` to
+`_on_outcome`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from serve_grpc._generated.replica_pb2 import Error, Reply
+from serve_grpc._serve.replicas import ReplicaAccess
+from serve_grpc._serve.requests import generate_request_id
+from serve_grpc.config import Settings
+from serve_grpc.protocol.replica import Arrival, InboundRequest
+from serve_grpc.replica.executor import Executor
+from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
+from serve_grpc.transport.mailbox import Mailbox, mailbox_of
+from serve_grpc.transport.server import PlainCall, SessionStream
+
+__all__ = ["ReplicaDispatcher"]
+
+
+class _SessionSink:
+    """Sends outputs back on a session."""
+
+    def __init__(self, stream: SessionStream) -> None:
+        self.stream = stream
+
+    def item(self, invocation: Invocation, payload: bytes) -> None:
+        self.stream.session.reply(invocation.call_id, Reply.ITEM, payload)
+        self.stream.kick()
+
+    def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
+        session = self.stream.session
+        if error is not None:
+            session.fail(invocation.call_id, error)
+        else:
+            kind = Reply.END if invocation.is_stream else Reply.RESULT
+            session.reply(invocation.call_id, kind, payload)
+        self.stream.kick()
+
+
+class _PlainSink:
+    """Hands outputs to a call through the plain door."""
+
+    def __init__(self, call: PlainCall) -> None:
+        self._call = call
+
+    def item(self, _: Invocation, payload: bytes) -> None:
+        self._call.put(payload)
+
+    def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
+        if error is None and not invocation.is_stream:
+            self._call.put(payload)
+        else:
+            self._call.end(error)
+
+
+class ReplicaDispatcher:
+    """Decides what requests mean. Implements `transport.server.Dispatcher`, and the executor's
+    `Outputs`, whose calls come from other threads.
+
+    Args:
+        replica: Serve's admission and accounting.
+        settings: Limits and windows.
+    """
+
+    def __init__(self, replica: ReplicaAccess, settings: Settings) -> None:
+        self._replica = replica
+        self._settings = settings
+        self._executor = Executor(replica, self, settings.max_message_bytes)
+        self._to_main: Mailbox = mailbox_of(replica.main_loop)
+        self._to_user: Mailbox = mailbox_of(replica.user_loop)
+        self._sinks: dict[SessionStream, _SessionSink] = {}
+        self._by_session: dict[SessionStream, dict[int, Invocation]] = {}
+        self._by_plain_call: dict[PlainCall, Invocation] = {}
+        self._turned_away: OrderedDict[SessionStream, None] = OrderedDict()
+        replica.on_slot_released(self._on_slot_released)
+
+    def __repr__(self) -> str:
+        running = sum(map(len, self._by_session.values())) + len(self._by_plain_call)
+        return (
+            f"<ReplicaDispatcher {running} running over {len(self._by_session)} sessions, "
+            f"{len(self._turned_away)} waiting to be told>"
+        )
+
+    def ongoing(self) -> int:
+        """Requests that run on the replica, over all transports."""
+        return self._replica.ongoing()
+
+    def max_ongoing_requests(self) -> int:
+        """How many may run at once."""
+        return self._replica.max_ongoing_requests
+
+    # ------------------------------------------------------------ sessions
+
+    def on_arrival(self, stream: SessionStream, arrival: Arrival) -> None:
+        """Handle what one message of a caller said."""
+        if arrival.requests:
+            self._start(stream, arrival.requests)
+        running = self._by_session.get(stream)
+        if running is None:
+            return
+        for call_id, items, bytes_ in arrival.credits:
+            invocation = running.get(call_id)
+            if invocation is not None:
+                self._to_user.run(self._executor.grant, invocation, items, bytes_)
+        self._cancel(running[call_id] for call_id in arrival.cancelled if call_id in running)
+
+    def _start(self, stream: SessionStream, requests: list[InboundRequest]) -> None:
+        running = self._by_session.get(stream)
+        if running is None:
+            running = self._by_session[stream] = {}
+            self._sinks[stream] = _SessionSink(stream)
+        sink = self._sinks[stream]
+        admitted = []
+        for inbound in requests:
+            if not self._replica.try_admit():
+                stream.session.reject(inbound.id)
+                self._turned_away[stream] = None
+                continue
+            invocation = _from_session(sink, inbound)
+            running[inbound.id] = invocation
+            admitted.append(invocation)
+        if admitted:
+            self._to_user.run(self._executor.submit, admitted)
+
+    def on_session_closed(self, stream: SessionStream, call_ids: list[int]) -> None:
+        """Cancel what the caller left behind."""
+        self._turned_away.pop(stream, None)
+        self._sinks.pop(stream, None)
+        running = self._by_session.pop(stream, {})
+        self._cancel(running[call_id] for call_id in call_ids if call_id in running)
+
+    def _cancel(self, invocations: Iterable[Invocation]) -> None:
+        for invocation in invocations:
+            self._to_user.run(self._executor.cancel, invocation, CancelReason.CALLER)
+
+    def _on_slot_released(self) -> None:
+        # One free slot, one caller told; it goes to the end of the row if it is turned away again.
+        if self._turned_away:
+            stream, _ = self._turned_away.popitem(last=False)
+            stream.session.slot_free()
+            stream.kick()
+
+    # ------------------------------------------------------------ the plain door
+
+    def on_plain_call(self, call: PlainCall) -> None:
+        """Start a request through `Call` or `CallStream`."""
+        if self._replica.is_shutting_down:
+            call.end(Error(code=Error.DRAINING, message="the replica is shutting down"))
+            return
+        if not self._replica.try_admit():
+            text = f"the replica is at max_ongoing_requests={self.max_ongoing_requests()}"
+            call.end(Error(code=Error.OVERLOADED, message=text))
+            return
+        credit = self._settings.stream_window_items, self._settings.stream_window_bytes
+        invocation = _from_plain_call(_PlainSink(call), call, credit)
+        self._by_plain_call[call] = invocation
+        call.on_taken = lambda size: self._to_user.run(self._executor.grant, invocation, 1, size)
+        self._to_user.run(self._executor.submit, [invocation])
+
+    def on_plain_call_closed(self, call: PlainCall) -> None:
+        """Cancel a request whose plain caller went away."""
+        invocation = self._by_plain_call.pop(call, None)
+        if invocation is not None:
+            self._cancel([invocation])
+
+    # ------------------------------------------------------------ outputs of the executor
+
+    def on_item(self, invocation: Invocation, payload: bytes) -> None:
+        """One item; from any thread."""
+        self._to_main.run(invocation.sink.item, invocation, payload)
+
+    def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
+        """The end; from the user's loop."""
+        self._to_main.run(self._on_outcome, invocation, outcome)
+
+    def _on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
+        # The slot is free before the reply leaves, so the load on the reply is true.
+        self._replica.release()
+        sink = invocation.sink
+        if isinstance(sink, _SessionSink):
+            running = self._by_session.get(sink.stream)
+            if running is not None:
+                running.pop(invocation.call_id, None)
+        sink.finish(invocation, outcome.payload, outcome.error)
+        self._replica.record(
+            method_name=invocation.method,
+            route=invocation.route,
+            request_id=invocation.request_id,
+            client=invocation.client,
+            latency_ms=outcome.latency_ms,
+            status=outcome.status,
+            exception_type=outcome.exception_type,
+        )
+
+
+def _deadline_s(timeout_s: float | None) -> float | None:
+    return time.monotonic() + timeout_s if timeout_s else None
+
+
+def _internal_id(request_id: str) -> str:
+    """An id that no other request of this process has; children are registered under it."""
+    return f"{request_id}/{next(_serial)}"
+
+
+_serial = itertools.count(1)
+
+
+def _from_session(sink: _SessionSink, inbound: InboundRequest) -> Invocation:
+    template, request = inbound.template, inbound.request
+    timeout_ms = request.timeout_ms
+    request_id = request.request_id
+    invocation = Invocation(
+        sink,
+        inbound.id,
+        template.method,
+        template.request_serializer,
+        template.response_serializer,
+        template.stream,
+        inbound.payload,
+        request_id,
+        _internal_id(request_id),
+        template.route,
+        template.app_name,
+        request.multiplexed_model_id,
+        request.session_id,
+        request.client,
+        _deadline_s(timeout_ms / 1000) if timeout_ms else None,
+    )
+    if invocation.is_stream:
+        invocation.credit = request.credit_items, request.credit_bytes
+    return invocation
+
+
+def _from_plain_call(sink: _PlainSink, call: PlainCall, credit: tuple[int, int]) -> Invocation:
+    request = call.request
+    serializer = request.request_serializer or "cloudpickle"
+    request_id = request.request_id or generate_request_id()
+    return Invocation(
+        sink=sink,
+        call_id=0,
+        method=request.method or "__call__",
+        request_serializer=serializer,
+        response_serializer=request.response_serializer or serializer,
+        is_stream=call.is_stream,
+        payload=request.payload,
+        request_id=request_id,
+        internal_request_id=_internal_id(request_id),
+        multiplexed_model_id=request.multiplexed_model_id,
+        session_id=request.session_id,
+        deadline_s=_deadline_s(call.timeout_s),
+        credit=credit,
+    )

@@ -1,0 +1,290 @@
+"""Runs the user's code by Ray Serve's rules, on the user's event loop.
+
+`async def` is awaited, `def` goes to Serve's thread pool unless it is switched off, generators of
+both kinds become streams that pause when their consumer's credit is used up. Invariant: each
+invocation given to `submit` ends in exactly one `on_outcome`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Protocol
+
+from anyio import to_thread
+
+from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._serve.exceptions import message_from_exception
+from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
+from serve_grpc._serve.requests import cancel_children, enter_request
+from serve_grpc.deadlines import set_current_deadline
+from serve_grpc.errors import (
+    DeadlineExceededError,
+    MessageTooLargeError,
+    SerializationError,
+    ServeGrpcError,
+)
+from serve_grpc.protocol.status import message_from_error
+from serve_grpc.replica.gates import LoopGate, ThreadGate
+from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
+from serve_grpc.serialization import Serializer, get_serializer
+
+__all__ = ["Executor", "Outputs"]
+
+logger = logging.getLogger("ray.serve")
+
+
+class Outputs(Protocol):
+    """What comes out. Called on the user's loop or one of its threads."""
+
+    def on_item(self, invocation: Invocation, payload: bytes) -> None:
+        """One item of a stream."""
+
+    def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
+        """The end."""
+
+
+class Executor:
+    """Runs invocations. All methods are called on the user's loop.
+
+    Args:
+        replica: Serve's rules and the user's methods.
+        outputs: Where items and outcomes go.
+        max_message_bytes: Largest serialized result or item.
+    """
+
+    def __init__(self, replica: ReplicaAccess, outputs: Outputs, max_message_bytes: int) -> None:
+        self._replica = replica
+        self._outputs = outputs
+        self._max_message_bytes = max_message_bytes
+        self._function_prefix = f"ServeReplica:{replica.app_name}:{replica.deployment_name}"
+
+    def submit(self, invocations: list[Invocation]) -> None:
+        """Start each of them in a task of its own."""
+        loop = asyncio.get_running_loop()
+        for invocation in invocations:
+            if invocation.cancel_reason is None:
+                invocation.task = loop.create_task(self._run(invocation))
+            else:  # cancelled on its way here
+                self._outputs.on_outcome(invocation, _cancelled(0.0))
+
+    def cancel(self, invocation: Invocation, reason: CancelReason) -> None:
+        """Raise CancelledError in the user's code, and cancel the calls it made."""
+        if invocation.cancel_reason is None:
+            invocation.cancel_reason = reason
+            if invocation.task is not None:
+                invocation.task.cancel()
+                cancel_children(invocation.internal_request_id)
+
+    def grant(self, invocation: Invocation, items: int, bytes_: int) -> None:
+        """Let a stream go on."""
+        if invocation.gate is not None:
+            invocation.gate.grant(items, bytes_)
+
+    # ------------------------------------------------------------ one invocation
+
+    async def _run(self, invocation: Invocation) -> None:
+        self._enter_context(invocation)
+        expiry: asyncio.TimerHandle | None = None
+        if invocation.deadline_s is not None:
+            expiry = asyncio.get_running_loop().call_later(
+                max(0.0, invocation.deadline_s - time.monotonic()),
+                self.cancel,
+                invocation,
+                CancelReason.DEADLINE,
+            )
+        started = time.perf_counter()
+        try:
+            payload = await self._execute(invocation)
+            outcome = Outcome(payload, latency_ms=(time.perf_counter() - started) * 1000)
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt of a handler fail its call, not the replica.
+            outcome = self._failed(invocation, error, (time.perf_counter() - started) * 1000)
+        if expiry is not None:
+            expiry.cancel()
+        self._outputs.on_outcome(invocation, outcome)
+
+    def _enter_context(self, invocation: Invocation) -> None:
+        set_current_deadline(invocation.deadline_s)
+        enter_request(
+            {
+                "route": invocation.route,
+                "request_id": invocation.request_id,
+                "_internal_request_id": invocation.internal_request_id,
+                "app_name": self._replica.app_name,
+                "multiplexed_model_id": invocation.multiplexed_model_id,
+                "session_id": invocation.session_id,
+                "grpc_context": None,
+                "is_http_request": False,
+                "cancel_on_parent_request_cancel": True,
+                "_client": invocation.client,
+                "_ray_trace_ctx": None,
+            }
+        )
+
+    async def _execute(self, invocation: Invocation) -> bytes:
+        if invocation.deadline_s is not None and invocation.deadline_s <= time.monotonic():
+            raise DeadlineExceededError("the deadline passed before the call started")
+        serializer = _serializer(invocation.response_serializer, "response")
+        loads = _serializer(invocation.request_serializer, "request").load_request
+        args, kwargs = loads(invocation.payload)
+        invocation.payload = b""  # the arguments live on as objects
+        method = self._replica.method(invocation.method)
+        invocation.has_started = True
+        if invocation.is_stream:
+            await self._stream(invocation, method, args, kwargs, serializer)
+            return b""
+        if method.is_coroutine:
+            result = await method.function(*args, **kwargs)
+        else:
+            result = await self._replica.call_by_serves_rules(method, args, kwargs)
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise TypeError(
+                f"Method '{method.name}' returned a generator. You must use "
+                "`handle.options(stream=True)` to call generators on a deployment."
+            )
+        return self._dump(serializer, result)
+
+    def _dump(self, serializer: Serializer, value: Any) -> bytes:
+        payload = serializer.dump_response(value)
+        if len(payload) > self._max_message_bytes:
+            raise MessageTooLargeError(len(payload), self._max_message_bytes, "response")
+        return payload
+
+    def _failed(self, invocation: Invocation, error: BaseException, latency_ms: float) -> Outcome:
+        if isinstance(error, asyncio.CancelledError) and invocation.cancel_reason is not None:
+            if invocation.cancel_reason is CancelReason.CALLER:
+                return _cancelled(latency_ms)
+            error = DeadlineExceededError("the deadline passed while the call ran")
+        if isinstance(error, ServeGrpcError) and error.request_id == "":
+            # One of ours about this very call; one that the user's code got from a call of its
+            # own carries that call's request id and is an exception like any other.
+            error.may_have_executed = invocation.has_started
+            message = message_from_error(error)
+        else:
+            message = message_from_exception(error, f"{self._function_prefix}.{invocation.method}")
+        is_cancelled = message.code == Error.CANCELLED
+        if not is_cancelled:
+            logger.error(
+                "Request failed.", exc_info=(type(error), error, error.__traceback__)
+            )
+        return Outcome(
+            error=message,
+            exception_type=type(error).__name__,
+            status="CANCELLED" if is_cancelled else "ERROR",
+            latency_ms=latency_ms,
+        )
+
+    # ------------------------------------------------------------ streams
+
+    async def _stream(
+        self,
+        invocation: Invocation,
+        method: UserMethod,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        serializer: Serializer,
+    ) -> None:
+        if method.in_thread:
+            await self._stream_in_thread(invocation, method, args, kwargs, serializer)
+            return
+        result = method.function(*args, **kwargs)
+        if inspect.iscoroutine(result):
+            result = await result
+        items = _as_async_iterator(result, method)
+        gate = invocation.gate = LoopGate(*invocation.credit)
+        try:
+            async for item in items:
+                payload = self._dump(serializer, item)
+                await gate.enter(len(payload))
+                self._outputs.on_item(invocation, payload)
+        except asyncio.CancelledError:
+            await _throw_cancelled(result)
+            raise
+        finally:
+            if inspect.isasyncgen(result):
+                await result.aclose()
+
+    async def _stream_in_thread(
+        self,
+        invocation: Invocation,
+        method: UserMethod,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        serializer: Serializer,
+    ) -> None:
+        # The whole generator runs in one thread, as Serve does it; the thread sleeps while there
+        # is no credit, and stops at its next item once the call is cancelled.
+        gate = invocation.gate = ThreadGate(*invocation.credit)
+
+        def produce() -> None:
+            result = method.function(*args, **kwargs)
+            if not inspect.isgenerator(result):
+                raise _not_a_generator(method)
+            try:
+                for item in result:
+                    payload = self._dump(serializer, item)
+                    if not gate.enter(len(payload)):
+                        return
+                    self._outputs.on_item(invocation, payload)
+            finally:
+                result.close()
+
+        try:
+            await to_thread.run_sync(produce)
+        finally:
+            gate.close()
+
+
+def _cancelled(latency_ms: float) -> Outcome:
+    return Outcome(
+        error=Error(code=Error.CANCELLED, message="cancelled by the caller"),
+        exception_type="CancelledError",
+        status="CANCELLED",
+        latency_ms=latency_ms,
+    )
+
+
+def _serializer(name: str, direction: str) -> Serializer:
+    try:
+        return get_serializer(name)
+    except ValueError as error:
+        raise SerializationError(str(error), serializer=name, direction=direction) from None
+
+
+def _not_a_generator(method: UserMethod) -> TypeError:
+    return TypeError(
+        f"Called method '{method.name}' with `handle.options(stream=True)` but it did not return "
+        "a generator."
+    )
+
+
+def _as_async_iterator(result: Any, method: UserMethod) -> AsyncIterator[Any]:
+    if inspect.isasyncgen(result):
+        return result
+    if inspect.isgenerator(result):
+        return _step(result)
+    raise _not_a_generator(method)
+
+
+async def _step(generator: Iterator[Any]) -> AsyncIterator[Any]:
+    for item in generator:
+        yield item
+
+
+async def _throw_cancelled(result: Any) -> None:
+    """Raise CancelledError where an async generator paused while its item waited for credit.
+
+    A generator that was cancelled inside its own code is already over.
+    """
+    if inspect.isasyncgen(result):
+        try:
+            await result.athrow(asyncio.CancelledError())
+        except (asyncio.CancelledError, StopAsyncIteration):
+            return
+
+

@@ -1,0 +1,79 @@
+"""One request on its way through a replica."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc.replica.gates import LoopGate, ThreadGate
+
+__all__ = ["CancelReason", "Invocation", "Outcome", "ReplySink"]
+
+
+class CancelReason(enum.Enum):
+    """Why the user's code was told to stop."""
+
+    CALLER = "caller"
+    """The caller cancelled or went away; nobody waits for an answer."""
+    DEADLINE = "deadline"
+
+
+class ReplySink(Protocol):
+    """Where the outputs of an invocation go. Called on the replica's main loop."""
+
+    def item(self, invocation: Invocation, payload: bytes) -> None:
+        """One item of a stream."""
+
+    def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
+        """The result, the end of a stream, or the error."""
+
+
+@dataclass(slots=True, eq=False)
+class Invocation:
+    """A request that was admitted.
+
+    The last five fields belong to the user's loop; the rest is not changed once set.
+    """
+
+    sink: ReplySink
+    call_id: int
+    method: str
+    request_serializer: str
+    response_serializer: str
+    is_stream: bool
+    payload: bytes
+    request_id: str
+    internal_request_id: str
+    route: str = ""
+    app_name: str = ""
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+    client: str = ""
+    deadline_s: float | None = None
+    credit: tuple[int, int] = (0, 0)
+    gate: LoopGate | ThreadGate | None = None
+    task: asyncio.Task[None] | None = None
+    has_started: bool = False
+    cancel_reason: CancelReason | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How an invocation ended.
+
+    Attributes:
+        payload: The serialized result of a unary call.
+        error: What the caller is told, None for success.
+        exception_type: Name for Serve's error metric, None for success.
+        status: For the access log: "OK", "ERROR" or "CANCELLED".
+        latency_ms: From the start of the user's code to its end.
+    """
+
+    payload: bytes = b""
+    error: Error | None = None
+    exception_type: str | None = None
+    status: str = "OK"
+    latency_ms: float = 0.0

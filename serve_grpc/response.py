@@ -1,0 +1,167 @@
+"""What `handle.remote()` returns: Ray Serve's response classes, with or without our transport.
+
+`DeploymentResponse` and `DeploymentResponseGenerator` are Serve's own, as subclasses. The by-value
+ones below them replace everything that touches the transport; they can be awaited from any event
+loop, waited for in any thread, and passed as arguments to calls of either transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import ray
+from ray.serve import handle as serve_handle
+
+from serve_grpc.caller.call import Call
+from serve_grpc.errors import ObjectRefNotSupportedError
+
+__all__ = [
+    "ByValueResponse",
+    "ByValueResponseGenerator",
+    "DeploymentResponse",
+    "DeploymentResponseGenerator",
+]
+
+R = TypeVar("R")
+
+
+class DeploymentResponse(serve_handle.DeploymentResponse[R]):
+    """The result of a unary call; as `ray.serve.handle.DeploymentResponse`."""
+
+
+class DeploymentResponseGenerator(serve_handle.DeploymentResponseGenerator[R]):
+    """The items of a streaming call; as `ray.serve.handle.DeploymentResponseGenerator`."""
+
+
+class _ByValue:
+    """What both kinds share. `_call` is the only state."""
+
+    _call: Call
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @property
+    def request_id(self) -> str:
+        """Ray Serve's id of the request, for logs."""
+        return self._call.fields.request_id
+
+    @property
+    def by_reference(self) -> bool:
+        """Always False: the result travels by value."""
+        return False
+
+    def cancel(self) -> None:
+        """Cancel the call: the handler gets CancelledError, waiting here RequestCancelledError."""
+        self._call.cancel()
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called; the call may have ended before it arrived."""
+        return self._call.is_cancelled
+
+
+class ByValueResponse(_ByValue, DeploymentResponse[R]):
+    """A unary call over our transport."""
+
+    def __repr__(self) -> str:
+        return f"DeploymentResponse({self._call!r})"
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait for the result.
+
+        Raises:
+            ServeGrpcError: One of `serve_grpc.errors`.
+            RayTaskError: The user's exception, which is also of its own type.
+            RequestCancelledError: The call was cancelled.
+        """
+        if not self._call.done:
+            yield from self._call.wait_done().__await__()
+        result: R = self._call.result()
+        return result
+
+    def result(self, *, timeout_s: float | None = None, _skip_asyncio_check: bool = False) -> R:
+        """Wait for the result in this thread.
+
+        Args:
+            timeout_s: How long to wait, in seconds; the call itself goes on after that.
+            _skip_asyncio_check: Serve's; allows blocking an event loop.
+
+        Raises:
+            TimeoutError: `timeout_s` passed.
+            RuntimeError: Called in an event loop, which it would block.
+        """
+        if not _skip_asyncio_check:
+            _refuse_in_event_loop("Use `await response` instead.")
+        if not self._call.wait_done_blocking(timeout_s):
+            raise TimeoutError(f"no result after {timeout_s} s; the call goes on")
+        result: R = self._call.result()
+        return result
+
+    async def _to_object_ref(self) -> ray.ObjectRef:
+        raise ObjectRefNotSupportedError("_to_object_ref", request_id=self.request_id)
+
+    def _to_object_ref_sync(
+        self, _timeout_s: float | None = None, _allow_running_in_asyncio_loop: bool = False
+    ) -> ray.ObjectRef:
+        raise ObjectRefNotSupportedError("_to_object_ref_sync", request_id=self.request_id)
+
+
+class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
+    """A streaming call over our transport. Letting go of it before its end cancels the call."""
+
+    def __repr__(self) -> str:
+        return f"DeploymentResponseGenerator({self._call!r})"
+
+    def __del__(self) -> None:
+        call = getattr(self, "_call", None)
+        if call is not None:
+            call.cancel()
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        return self
+
+    async def __anext__(self) -> R:
+        """The next item; raises as `DeploymentResponse.__await__` does."""
+        call = self._call
+        if not await call.wait_item():
+            self._raise_end(StopAsyncIteration())
+        item: R = call.take_item()
+        return item
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        """The next item, waited for in this thread.
+
+        Raises:
+            RuntimeError: Called in an event loop, which it would block.
+        """
+        _refuse_in_event_loop("Use `async for` or `await response.__anext__()` instead.")
+        call = self._call
+        if not call.wait_item_blocking():
+            self._raise_end(StopIteration())
+        item: R = call.take_item()
+        return item
+
+    def _raise_end(self, stop: Exception) -> NoReturn:
+        if self._call.error is not None:
+            raise self._call.error
+        raise stop
+
+    async def _to_object_ref_gen(self) -> ray.ObjectRefGenerator:
+        raise ObjectRefNotSupportedError("_to_object_ref_gen", request_id=self.request_id)
+
+    def _to_object_ref_gen_sync(
+        self, _timeout_s: float | None = None, _allow_running_in_asyncio_loop: bool = False
+    ) -> ray.ObjectRefGenerator:
+        raise ObjectRefNotSupportedError("_to_object_ref_gen_sync", request_id=self.request_id)
+
+
+def _refuse_in_event_loop(instead: str) -> None:
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            f"Sync methods should not be called from within an `asyncio` event loop. {instead}"
+        )

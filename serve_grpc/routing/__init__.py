@@ -1,0 +1,8 @@
+"""Which replica gets a call, decided without I/O and without waiting.
+
+    peer.py     what a caller knows of one replica
+    picker.py   power of two choices over the peers of a deployment
+    retry.py    backoff of a full house, budget of repeated calls
+
+Time and randomness are passed in.
+"""

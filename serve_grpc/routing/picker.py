@@ -1,0 +1,96 @@
+"""Power of two choices: of two replicas at random, the less busy one.
+
+The load is what replicas put on their replies, so no probe is sent. Preferences (the model that
+is loaded, the same node, the same zone) form tiers that are tried in order, as Ray Serve's own
+request router does; only a tier without room sends the call to the next one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from serve_grpc.routing.peer import Peer, PeerState
+
+__all__ = ["Picker"]
+
+
+class Picker:
+    """Immutable view of a deployment's replicas; a new one is made when the set changes.
+
+    Args:
+        peers: The replicas that have an endpoint.
+        rng: Source of randomness.
+        node_id: The caller's node if it prefers local replicas, else "".
+        zone: The caller's availability zone if it prefers replicas there, else "".
+    """
+
+    def __init__(
+        self, peers: Iterable[Peer], *, rng: random.Random, node_id: str = "", zone: str = ""
+    ) -> None:
+        self.peers: tuple[Peer, ...] = tuple(peers)
+        self._rng = rng
+        near = [p for p in self.peers if node_id and p.facts.node_id == node_id]
+        same_zone = [p for p in self.peers if zone and p.facts.zone == zone]
+        self._tiers: tuple[Sequence[Peer], ...] = tuple(
+            tier for tier in (near, same_zone, self.peers) if tier
+        )
+        self._by_model: dict[str, list[Peer]] = {}
+        for peer in self.peers:
+            for model_id in peer.facts.model_ids:
+                self._by_model.setdefault(model_id, []).append(peer)
+        fewest = min((len(p.facts.model_ids) for p in self.peers), default=0)
+        self._fewest_models = [p for p in self.peers if len(p.facts.model_ids) == fewest]
+
+    def __repr__(self) -> str:
+        return f"<Picker of {len(self.peers)} replicas>"
+
+    def pick(self, model_id: str, idle: list[Peer]) -> Peer | None:
+        """A peer that has room, or None. Never waits.
+
+        Args:
+            model_id: Multiplexed model the call wants, "" for none.
+            idle: Peers that were considered but have no session yet are added here, for the
+                owner to connect.
+        """
+        for tier in self._model_tiers(model_id) if model_id else self._tiers:
+            peer = self._pick_in(tier, idle)
+            if peer is not None:
+                return peer
+        return None
+
+    def _model_tiers(self, model_id: str) -> tuple[Sequence[Peer], ...]:
+        return self._by_model.get(model_id, ()), self._fewest_models, *self._tiers
+
+    def _pick_in(self, peers: Sequence[Peer], idle: list[Peer]) -> Peer | None:
+        count = len(peers)
+        if count > 2:
+            # Two different ones, each pair equally likely.
+            first = self._rng.randrange(count)
+            second = self._rng.randrange(count - 1)
+            pair: Sequence[Peer] = (peers[first], peers[second + (second >= first)])
+            best = _less_busy(pair, self._rng, idle)
+            if best is not None:
+                return best
+        # A small set, or two that are full: look at everyone rather than give up. The router
+        # stops asking once this says None, until something changes.
+        return _less_busy(peers, self._rng, idle)
+
+
+def _less_busy(peers: Sequence[Peer], rng: random.Random, idle: list[Peer]) -> Peer | None:
+    best: Peer | None = None
+    best_load = 0
+    ties = 1
+    for peer in peers:
+        if not peer.has_room:
+            if peer.state is PeerState.IDLE and peer not in idle:
+                idle.append(peer)
+            continue
+        load = peer.load
+        if best is None or load < best_load:
+            best, best_load, ties = peer, load, 1
+        elif load == best_load:
+            ties += 1
+            if rng.randrange(ties) == 0:
+                best = peer
+    return best

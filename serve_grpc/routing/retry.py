@@ -1,0 +1,58 @@
+"""When to try again: the pause when every replica is full, and how many calls may be repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Backoff", "RetryBudget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Ray Serve's `RAY_SERVE_ROUTER_RETRY_*`: exponential, with a ceiling.
+
+    Attributes:
+        initial_s: First pause, in seconds.
+        multiplier: Factor from one pause to the next.
+        max_s: Longest pause, in seconds.
+    """
+
+    initial_s: float = 0.025
+    multiplier: float = 2
+    max_s: float = 0.5
+
+    def delay_s(self, attempt: int) -> float:
+        """Pause after `attempt` earlier ones."""
+        try:
+            return min(self.initial_s * self.multiplier**attempt, self.max_s)
+        except OverflowError:
+            return self.max_s
+
+
+class RetryBudget:
+    """At most `ratio` repeats per call plus `per_second`, so failures do not multiply the load.
+
+    Args:
+        now_s: Any monotonic time, in seconds.
+    """
+
+    def __init__(self, now_s: float, *, ratio: float = 0.2, per_second: float = 10.0) -> None:
+        self._ratio = ratio
+        self._per_second = per_second
+        self._tokens = per_second
+        self._max_tokens = 10 * per_second
+        self._updated_s = now_s
+
+    def on_call(self) -> None:
+        """Count one new call."""
+        self._tokens = min(self._max_tokens, self._tokens + self._ratio)
+
+    def try_spend(self, now_s: float) -> bool:
+        """Take one repeat if the budget has it."""
+        elapsed_s = max(0.0, now_s - self._updated_s)
+        self._updated_s = now_s
+        self._tokens = min(self._max_tokens, self._tokens + elapsed_s * self._per_second)
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

@@ -1,0 +1,111 @@
+"""How a connection is made safe, and the options of channels and servers.
+
+TLS follows Ray's own switches: with `RAY_USE_TLS=1` both sides present certificates, and a file
+that is missing stops the start; there is no way back to plaintext.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from serve_grpc.config import Settings
+
+__all__ = ["bind", "channel_options", "open_channel", "server_options"]
+
+# What each option is for, and which ones were found to matter: docs/decisions/0004-grpc-options.md.
+KEEPALIVE_MS = 5_000
+PING_TIMEOUT_MS = 3_000
+SESSION_MESSAGE_BYTES = 4 * 1024 * 1024
+"""No batch comes near this: 64 KiB of frames and 512 KiB of fragments."""
+
+
+def channel_options() -> list[tuple[str, int]]:
+    """Options of a caller's channel."""
+    return [
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        # `keepalive_timeout_ms` does nothing in C-core; this one closes a silent connection.
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Sessions of different replicas, or of a replica that replaced one, share no connection.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+        # gRPC's retries cover streams, not the requests in them.
+        ("grpc.enable_retries", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_receive_message_length", SESSION_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", SESSION_MESSAGE_BYTES),
+    ]
+
+
+def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """Options of a replica's server.
+
+    Args:
+        max_message_bytes: Largest payload; a plain call carries it in one message, beside its
+            envelope.
+    """
+    largest = max(SESSION_MESSAGE_BYTES, max_message_bytes + 64 * 1024)
+    return [
+        # Two servers on one port would share its connections between them.
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_receive_message_length", min(largest, 2**31 - 1)),
+        ("grpc.max_send_message_length", min(largest, 2**31 - 1)),
+    ]
+
+
+def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
+    """A channel to `address`; connects when it is first used."""
+    options = channel_options()
+    if not settings.use_tls:
+        return grpc.aio.insecure_channel(address, options=options)
+    certificate, key, authority = _tls_files(settings)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=authority, private_key=key, certificate_chain=certificate
+    )
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def bind(server: grpc.aio.Server, address: str, settings: Settings) -> int:
+    """Listen on `address`; returns the port.
+
+    Raises:
+        RuntimeError: The address is taken or not this machine's.
+    """
+    if not settings.use_tls:
+        return int(server.add_insecure_port(address))
+    certificate, key, authority = _tls_files(settings)
+    credentials = grpc.ssl_server_credentials(
+        [(key, certificate)], root_certificates=authority, require_client_auth=True
+    )
+    return int(server.add_secure_port(address, credentials))
+
+
+def _tls_files(settings: Settings) -> tuple[bytes, bytes, bytes]:
+    paths = {
+        "RAY_TLS_SERVER_CERT": settings.tls_cert_path,
+        "RAY_TLS_SERVER_KEY": settings.tls_key_path,
+        "RAY_TLS_CA_CERT": settings.tls_ca_path,
+    }
+    missing = [name for name, path in paths.items() if not path]
+    if missing:
+        raise RuntimeError(f"RAY_USE_TLS is on, so {' and '.join(missing)} must be set")
+    certificate, key, authority = (_read(name, path) for name, path in paths.items())
+    return certificate, key, authority
+
+
+def _read(name: str, path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise RuntimeError(f"{name}: cannot read {path!r}: {error.strerror}") from error

@@ -1,0 +1,94 @@
+"""Functions to another event loop, in order, with one wake-up for a whole burst.
+
+Waking a loop from another thread costs a system call and often a switch of the interpreter lock;
+paying it once for all frames of a message keeps a hop between threads affordable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Mailbox", "mailbox_of"]
+
+
+class Mailbox:
+    """Runs functions on `loop`. `post` is safe from any thread; order is kept for each poster."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Weak, because the table below maps loops to mailboxes for as long as the loop lives.
+        self._loop_ref = weakref.ref(loop)
+        self._items: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._is_scheduled = False
+
+    def __repr__(self) -> str:
+        return f"<Mailbox of {self._loop_ref()!r}, {len(self._items)} waiting>"
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that functions run on.
+
+        Raises:
+            RuntimeError: It is gone.
+        """
+        loop = self._loop_ref()
+        if loop is None:
+            raise RuntimeError("Event loop is closed")
+        return loop
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Run `function(*args)` on the loop soon.
+
+        Raises:
+            RuntimeError: The loop is closed.
+        """
+        self._items.append((function, args))
+        # The drain clears the flag before it looks for items, so whoever sees it set knows that
+        # a drain is still to come.
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            try:
+                self.loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:
+                self._is_scheduled = False
+                self._items.clear()
+                raise
+
+    def run(self, function: Callable[..., object], *args: Any) -> None:
+        """Run `function(*args)` now if this is the loop's own thread, else `post` it."""
+        if asyncio._get_running_loop() is self._loop_ref() and not self._items:
+            function(*args)
+        else:
+            self.post(function, *args)
+
+    def _drain(self) -> None:
+        self._is_scheduled = False
+        for _ in range(len(self._items)):
+            function, args = self._items.popleft()
+            try:
+                function(*args)
+            except Exception as error:
+                self.loop.call_exception_handler(
+                    {"message": f"error in {function!r} posted to a loop", "exception": error}
+                )
+
+
+_mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = (
+    weakref.WeakKeyDictionary()
+)
+_mailboxes_lock = threading.Lock()
+
+
+def mailbox_of(loop: asyncio.AbstractEventLoop) -> Mailbox:
+    """The one mailbox of a loop."""
+    mailbox = _mailboxes.get(loop)
+    if mailbox is None:
+        with _mailboxes_lock:
+            mailbox = _mailboxes.get(loop)
+            if mailbox is None:
+                mailbox = _mailboxes[loop] = Mailbox(loop)
+    return mailbox

@@ -1,0 +1,349 @@
+"""A replica's gRPC server: the doors and who may use them.
+
+Bytes come in raw on every door of ours, so nothing a stranger sends is decoded before its proof
+holds: sessions prove themselves in their handshake, everything else with signed metadata
+(`handshake.sign_call`). What requests mean is the dispatcher's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest, Error, Refusal
+from serve_grpc.config import Settings
+from serve_grpc.protocol.handshake import NONCE_BYTES, CallVerifier, SessionState
+from serve_grpc.protocol.replica import Arrival, ReplicaSession
+from serve_grpc.protocol.wire import WireError
+from serve_grpc.transport.credentials import bind, server_options
+from serve_grpc.transport.stream import Writer
+
+__all__ = ["Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
+
+SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
+AUTHORIZATION_KEY = "authorization"
+ERROR_KEY = "serve-grpc-error-bin"
+HANDSHAKE_TIMEOUT_S = 10.0
+MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
+"""A session whose caller does not read its replies gets no further request read."""
+
+_STATUS = {
+    Error.INTERNAL: grpc.StatusCode.INTERNAL,
+    Error.USER_EXCEPTION: grpc.StatusCode.UNKNOWN,
+    Error.SERIALIZATION: grpc.StatusCode.INVALID_ARGUMENT,
+    Error.MESSAGE_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Error.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Error.CANCELLED: grpc.StatusCode.CANCELLED,
+    Error.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    Error.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Error.DRAINING: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+class Dispatcher(Protocol):
+    """Who decides what requests mean. All calls come on the server's loop."""
+
+    def on_arrival(self, stream: SessionStream, arrival: Arrival) -> None:
+        """Requests, cancels and credits of an open session."""
+
+    def on_session_closed(self, stream: SessionStream, call_ids: list[int]) -> None:
+        """The session is over; the ids are of calls that still ran."""
+
+    def on_plain_call(self, call: PlainCall) -> None:
+        """A request through the plain door; answered through the call's methods."""
+
+    def on_plain_call_closed(self, call: PlainCall) -> None:
+        """The plain caller went away or was answered."""
+
+    def ongoing(self) -> int:
+        """Requests running now."""
+
+    def max_ongoing_requests(self) -> int:
+        """How many may run at once."""
+
+
+class SessionStream:
+    """I/O of one session on the replica's side."""
+
+    def __init__(self, session: ReplicaSession, context: Any, dispatcher: Dispatcher) -> None:
+        self.session = session
+        self._context = context
+        self._dispatcher = dispatcher
+        self._writer = Writer(session.outbox, context.write, self._stamp)
+        self.kick = self._writer.kick
+
+    def _stamp(self) -> None:
+        if self.session.state in (SessionState.OPEN, SessionState.DRAINING):
+            self.session.stamp(self._dispatcher.ongoing())
+
+    async def run(self) -> None:
+        """Read until the caller leaves or breaks the protocol."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        # Cancelling a pending read() leaks in grpc.aio; cancelling the handler ends the call.
+        timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
+        writing: asyncio.Task[None] | None = loop.create_task(self._writer.run())
+        try:
+            while (message := await self._context.read()) is not grpc.aio.EOF:
+                try:
+                    arrival = self.session.receive(message)
+                except WireError as error:
+                    arrival = self.session.refuse(Refusal.PROTOCOL, str(error))
+                if arrival.refused:
+                    writing = await self._stop(writing)
+                    await self._writer.flush()
+                    return
+                if self.session.state is SessionState.OPEN:
+                    timeout.cancel()
+                self._dispatcher.on_arrival(self, arrival)
+                self._writer.kick()
+                if self.session.outbox.queued_bytes > MAX_QUEUED_REPLY_BYTES:
+                    await self._writer.wait_below(MAX_QUEUED_REPLY_BYTES // 2)
+        finally:
+            timeout.cancel()
+            self._dispatcher.on_session_closed(self, self.session.close())
+            await self._stop(writing)
+
+    async def _stop(self, writing: asyncio.Task[None] | None) -> None:
+        if writing is not None:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def wait_flushed(self) -> None:
+        """Return once everything queued is written."""
+        await self._writer.wait_below(0)
+
+
+class PlainCall:
+    """One request through `Call` or `CallStream`."""
+
+    def __init__(self, request: CallRequest, *, is_stream: bool, timeout_s: float | None) -> None:
+        self.request = request
+        self.is_stream = is_stream
+        self.timeout_s = timeout_s
+        self._outputs: asyncio.Queue[bytes | Error | None] = asyncio.Queue()
+        self.on_taken: Callable[[int], None] | None = None
+        """Called with the size of each item that was written, to grant the producer more."""
+
+    def put(self, payload: bytes) -> None:
+        """One result or item."""
+        self._outputs.put_nowait(payload)
+
+    def end(self, error: Error | None = None) -> None:
+        """Nothing follows, because of `error` or because all is said."""
+        self._outputs.put_nowait(error)
+
+    async def next(self) -> bytes | Error | None:
+        """The next output; an Error or None is the last."""
+        return await self._outputs.get()
+
+
+class ReplicaServer:
+    """The server of one replica. Lives on the loop it is started on.
+
+    Args:
+        replica_id: Unique id of the replica.
+        secret: The cluster's secret.
+        settings: Ports, limits, TLS.
+        dispatcher: Who handles requests.
+    """
+
+    def __init__(
+        self, *, replica_id: str, secret: bytes, settings: Settings, dispatcher: Dispatcher
+    ) -> None:
+        self._replica_id = replica_id
+        self._secret = secret
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._verifier = CallVerifier(secret, replica_id)
+        self._streams: set[SessionStream] = set()
+        self._epochs = 0
+        self._server = grpc.aio.server(
+            options=server_options(settings.max_message_bytes),
+            interceptors=[_SignedMetadata(self._verifier)],
+        )
+        self._health = health.aio.HealthServicer()
+        self._add_doors()
+
+    def __repr__(self) -> str:
+        return f"<ReplicaServer of {self._replica_id}, {len(self._streams)} sessions>"
+
+    def _add_doors(self) -> None:
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    SERVICE,
+                    {
+                        "Call": grpc.unary_unary_rpc_method_handler(self._call),
+                        "CallStream": grpc.unary_stream_rpc_method_handler(self._call_stream),
+                        "Session": grpc.stream_stream_rpc_method_handler(self._session),
+                    },
+                ),
+            )
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+
+    async def start(self, host: str) -> int:
+        """Listen on `host`; returns the port.
+
+        Raises:
+            RuntimeError: No port of the configured range is free, or TLS files are missing.
+        """
+        port = self._bind(f"[{host}]" if ":" in host else host)
+        await self._server.start()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    def _bind(self, host: str) -> int:
+        low, high = self._settings.min_port, self._settings.max_port
+        if not low:
+            return bind(self._server, f"{host}:0", self._settings)
+        ports = list(range(low, high + 1))
+        random.shuffle(ports)
+        for port in ports:
+            try:
+                return bind(self._server, f"{host}:{port}", self._settings)
+            except RuntimeError as error:
+                if "address" not in str(error).lower():
+                    raise
+        raise RuntimeError(
+            f"no free port between SERVE_GRPC_MIN_PORT={low} and SERVE_GRPC_MAX_PORT={high} "
+            f"on {host}"
+        )
+
+    async def drain(self) -> None:
+        """Tell every caller to go elsewhere; running requests go on."""
+        await self._health.enter_graceful_shutdown()
+        for stream in self._streams:
+            stream.session.drain()
+            stream.kick()
+
+    async def stop(self, grace_s: float) -> None:
+        """Write what is queued, then close every connection within `grace_s` seconds."""
+        flushes = [asyncio.ensure_future(stream.wait_flushed()) for stream in self._streams]
+        if flushes:
+            _, late = await asyncio.wait(flushes, timeout=grace_s)
+            for flush in late:
+                flush.cancel()
+        await self._server.stop(0)
+
+    # ------------------------------------------------------------ the doors
+
+    async def _session(self, _: object, context: Any) -> None:
+        self._epochs += 1
+        session = ReplicaSession(
+            replica_id=self._replica_id,
+            secret=self._secret,
+            nonce=os.urandom(NONCE_BYTES),
+            epoch=self._epochs,
+            max_ongoing_requests=self._dispatcher.max_ongoing_requests(),
+            max_message_bytes=self._settings.max_message_bytes,
+        )
+        stream = SessionStream(session, context, self._dispatcher)
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+
+    async def _call(self, data: bytes, context: Any) -> bytes:
+        call = await self._open_plain(data, context, is_stream=False)
+        try:
+            output = await call.next()
+            if isinstance(output, bytes):
+                return CallReply(payload=output).SerializeToString()
+            assert output is not None, "a unary call ends with a result or an error"
+            await _abort(context, output)
+        finally:
+            self._dispatcher.on_plain_call_closed(call)
+
+    async def _call_stream(self, data: bytes, context: Any) -> None:
+        call = await self._open_plain(data, context, is_stream=True)
+        try:
+            while isinstance(output := await call.next(), bytes):
+                await context.write(CallReply(payload=output).SerializeToString())
+                if call.on_taken is not None:
+                    call.on_taken(len(output))
+            if output is not None:
+                await _abort(context, output)
+        finally:
+            self._dispatcher.on_plain_call_closed(call)
+
+    async def _open_plain(self, data: bytes, context: Any, *, is_stream: bool) -> PlainCall:
+        method = f"/{SERVICE}/{'CallStream' if is_stream else 'Call'}"
+        metadata = context.invocation_metadata()
+        if not self._verifier.verify(_authorization(metadata), method, data, time.time()):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _UNAUTHENTICATED)
+        try:
+            request = CallRequest.FromString(data)
+        except DecodeError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a CallRequest: {error}")
+        remaining = context.time_remaining()
+        call = PlainCall(request, is_stream=is_stream, timeout_s=remaining)
+        self._dispatcher.on_plain_call(call)
+        return call
+
+
+async def _abort(context: Any, error: Error) -> NoReturn:
+    details = f"{error.type_name}: {error.message}" if error.type_name else error.message
+    trailer = ((ERROR_KEY, _bounded(error)),)
+    await context.abort(_STATUS[error.code], details[:1024], trailing_metadata=trailer)
+    raise AssertionError("abort raises")
+
+
+def _bounded(error: Error) -> bytes:
+    """The error without what would not fit into gRPC's 8 KiB of metadata."""
+    kept = Error()
+    kept.CopyFrom(error)
+    kept.ClearField("pickled")
+    kept.message = kept.message[:1024]
+    kept.traceback = kept.traceback[-2048:]
+    return kept.SerializeToString()
+
+
+_UNAUTHENTICATED = "this call carries no valid proof of membership in the Ray cluster"
+
+
+def _authorization(metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == AUTHORIZATION_KEY and isinstance(value, str):
+            return value
+    return ""
+
+
+class _SignedMetadata(grpc.aio.ServerInterceptor):
+    """Refuses health and reflection calls without a proof. Runs once a call, not a message."""
+
+    def __init__(self, verifier: CallVerifier) -> None:
+        self._verifier = verifier
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        method = handler_call_details.method
+        # Our own service checks proofs itself: it has the bytes that a call's proof covers.
+        if not method.startswith(f"/{SERVICE}/"):
+            authorization = _authorization(handler_call_details.invocation_metadata)
+            if not self._verifier.verify(authorization, method, b"", time.time()):
+                return grpc.unary_unary_rpc_method_handler(_refuse)
+        return await continuation(handler_call_details)
+
+
+async def _refuse(_: object, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, _UNAUTHENTICATED)
