@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import ray
 from ray.serve import handle as serve_handle
 
-from serve_grpc._serve.handles import DEFAULT, RUN_ROUTER_IN_SEPARATE_LOOP, count_handle_call
+from serve_grpc._serve.handles import DEFAULT, RUN_ROUTER_IN_SEPARATE_LOOP
 from serve_grpc._serve.requests import (
     add_child,
     current_request,
@@ -96,7 +96,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         _by_reference: bool | DEFAULT = DEFAULT.VALUE,
         request_serialization: str | DEFAULT = DEFAULT.VALUE,
         response_serialization: str | DEFAULT = DEFAULT.VALUE,
-        timeout_s: float | None | DEFAULT = DEFAULT.VALUE,
+        timeout_s: float | DEFAULT | None = DEFAULT.VALUE,
         idempotent: bool | DEFAULT = DEFAULT.VALUE,
     ) -> DeploymentHandle[T]:
         """A copy of this handle with other options.
@@ -188,9 +188,9 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         return ByValueResponse(call)
 
     def _new_call(self, router: Router) -> Call:
-        context = current_request()
+        request_id, parent_id, route, app_name, client = current_request()
         options = self.handle_options
-        place = context.route, context.app_name
+        place = route, app_name
         envelope = self._envelopes.get(place)
         if envelope is None:
             envelope = self._envelopes[place] = Envelope(
@@ -198,19 +198,18 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
                 request_serializer=self._request_serializer.name,
                 response_serializer=self._response_serializer.name,
                 stream=options.stream,
-                route=context.route,
-                app_name=context.app_name,
+                route=route,
+                app_name=app_name,
             )
-        request_id = context.request_id or generate_request_id()
         fields = RequestFields(
             envelope,
             b"",
-            request_id,
+            request_id or generate_request_id(),
             multiplexed_model_id=options.multiplexed_model_id,
             session_id=options.session_id,
             credit_items=settings.stream_window_items,
             credit_bytes=settings.stream_window_bytes,
-            client=context.client,
+            client=client,
         )
         call = Call(
             fields,
@@ -220,12 +219,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             deadline_s=deadline_after(self._timeout_s),
             is_idempotent=self._idempotent,
         )
-        count_handle_call(self.request_counter, context.route, context.app_name)
-        if context.internal_request_id:
+        if parent_id:
             # Known as a child of the request, so that its cancellation reaches this call.
-            parent_id, child_id = context.internal_request_id, str(id(call))
-            add_child(parent_id, child_id, call)
-            call.on_done = functools.partial(remove_child, parent_id, child_id)
+            add_child(parent_id, id(call), call)
+            call.on_done = functools.partial(remove_child, parent_id, id(call))
         return call
 
     def _serialize(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -266,7 +263,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def _find_router(self) -> Router | None:
         if inside_ray_client_context():
             return None
-        self._data_router = router_of(self._init_router())
+        self._data_router = router_of(self._init_router(), self.request_counter)
         return self._data_router
 
     def _call_natively(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -353,9 +350,10 @@ MAX_TIMEOUT_S = 4_000_000
 
 
 def _needs_resolving(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return any(isinstance(value, _RESOLVED_TYPES) for value in args) or (
-        bool(kwargs) and any(isinstance(value, _RESOLVED_TYPES) for value in kwargs.values())
-    )
+    for value in args:
+        if isinstance(value, _RESOLVED_TYPES):
+            return True
+    return bool(kwargs) and any(isinstance(value, _RESOLVED_TYPES) for value in kwargs.values())
 
 
 async def _resolve(value: Any) -> Any:

@@ -111,7 +111,11 @@ class Serializer:
 
 def _type_name(value: Any) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 def _single_bytes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -191,6 +195,9 @@ def get_serializer(name: str) -> Serializer:
         TypeError: `name` is not a string.
         ValueError: No such serializer; the text lists the names.
     """
+    serializer = _serializers.get(name)
+    if serializer is not None:
+        return serializer
     if not isinstance(name, str):
         raise TypeError(f"a serializer is named by a string, got {type(name).__name__}")
     serializer = _serializers.get(name.lower())

@@ -147,21 +147,22 @@ def _is_plain(formatter: logging.Formatter | None) -> bool:
 
 
 def _render(formatter: Any, lines: list[AccessLine]) -> str:
-    template: str = formatter.request_formatter._style._fmt
     base = formatter.request_formatter
+    # "%(levelname)s %(asctime)s app id %(request_id)s -- %(message)s", names resolved once.
+    template: str = base._style._fmt % {
+        "levelname": "INFO",
+        "asctime": "%s",
+        "request_id": "%s",
+        "message": "%s",
+    }
     out = []
     second, prefix = -1, ""
     for line in lines:
         if int(line.time_s) != second:
             second = int(line.time_s)
             prefix = time.strftime(base.default_time_format, base.converter(second))
-        fields = {
-            "levelname": "INFO",
-            "asctime": f"{prefix},{int(line.time_s * 1000) % 1000:03d}",
-            "request_id": line.request_id,
-            "message": line.text,
-        }
-        out.append(template % fields)
+        asctime = f"{prefix},{int(line.time_s * 1000) % 1000:03d}"
+        out.append(template % (asctime, line.request_id, line.text))
     out.append("")
     return "\n".join(out)
 

@@ -181,7 +181,5 @@ class ReplicaAccess:
         )
         path = route if self._replica._ingress and route else method_name
         self._access_log.add(
-            AccessLine(
-                time.time(), request_id, route, "CALL", path, status, latency_ms, client
-            )
+            AccessLine(time.time(), request_id, route, "CALL", path, status, latency_ms, client)
         )

@@ -6,14 +6,13 @@ cancelled parent cancels them. Ours use the same ones, so either transport sees 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ray.serve import context as serve_context
 from ray.serve._private.utils import generate_request_id, inside_ray_client_context
 
 __all__ = [
     "Cancellable",
-    "RequestContext",
     "add_child",
     "cancel_children",
     "current_request",
@@ -31,25 +30,16 @@ class Cancellable(Protocol):
         """Cancel it."""
 
 
-class RequestContext(NamedTuple):
-    """What a call inherits from the request that makes it; empty outside of one."""
+def current_request() -> tuple[str, str, str, str, str]:
+    """What a call inherits from the request that makes it; empty strings outside of one.
 
-    request_id: str
-    internal_request_id: str
-    route: str
-    app_name: str
-    client: str
-
-
-_NO_REQUEST = RequestContext("", "", "", "", "")
-
-
-def current_request() -> RequestContext:
-    """Of the request this code runs for."""
+    Returns:
+        Request id, internal request id, route, application name, client address.
+    """
     context: Any = serve_context._serve_request_context.get()
     if context is None:
-        return _NO_REQUEST
-    return RequestContext(
+        return "", "", "", "", ""
+    return (
         context.request_id,
         context._internal_request_id,
         context.route,
@@ -66,13 +56,13 @@ def enter_request(fields: dict[str, Any]) -> None:
     serve_context._serve_request_context.set(context)  # type: ignore[arg-type]
 
 
-def add_child(parent_id: str, child_id: str, call: Cancellable) -> None:
+def add_child(parent_id: str, child_id: int, call: Cancellable) -> None:
     """Note that the request `parent_id` (an internal id) made this call."""
-    children: dict[str, Any] = serve_context._in_flight_requests[parent_id]
+    children: dict[Any, Any] = serve_context._in_flight_requests[parent_id]
     children[child_id] = call
 
 
-def remove_child(parent_id: str, child_id: str) -> None:
+def remove_child(parent_id: str, child_id: int) -> None:
     """Forget a call that is over."""
     children = serve_context._in_flight_requests.get(parent_id)
     if children is not None:

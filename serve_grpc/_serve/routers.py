@@ -8,6 +8,7 @@ what says otherwise.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,9 @@ __all__ = [
     "router_access",
 ]
 
+FLUSH_S = 0.05
+"""Well below the shortest interval at which Serve looks at these numbers (0.1 s)."""
+
 ENDPOINT_KEY = "serve_grpc"
 """Key of our entry in `RunningReplicaInfo.replica_metadata`."""
 
@@ -64,18 +68,19 @@ class ReplicaSet:
         return tuple(facts for facts in self.replicas if facts.address)
 
 
-def router_access(native_router: Any) -> RouterAccess | None:
+def router_access(native_router: Any, handle_counter: Any) -> RouterAccess | None:
     """Access to a handle's router, None for a kind that has no replicas (local testing mode)."""
     if isinstance(native_router, (SingletonThreadRouter, CurrentLoopRouter)):
-        return RouterAccess(native_router._asyncio_router)
+        return RouterAccess(native_router._asyncio_router, handle_counter)
     return None
 
 
 class RouterAccess:
     """Serve's `AsyncioRouter`, by the few things this package needs of it."""
 
-    def __init__(self, router: Any) -> None:
+    def __init__(self, router: Any, handle_counter: Any) -> None:
         self._router = router
+        self._handle_counter = handle_counter
         self._metrics = router._metrics_manager
         self.loop: asyncio.AbstractEventLoop = router._event_loop
         self.deployment_name: str = router.deployment_id.name
@@ -84,6 +89,11 @@ class RouterAccess:
             router._availability_zone or "" if RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING else ""
         )
         self._ids: dict[str, Any] = {}
+        # Changes since the last `_flush`: one increment of Serve's costs more than a small frame.
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._routed: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
+        self._flusher: asyncio.TimerHandle | None = None
 
     @property
     def key(self) -> Any:
@@ -121,7 +131,15 @@ class RouterAccess:
         return running
 
     def _replica_set(self, running_replicas: list[Any]) -> ReplicaSet:
-        self._ids = {info.replica_id.unique_id: info.replica_id for info in running_replicas}
+        # A replica that left may still finish calls; its id is kept while Serve counts any.
+        counted = self._metrics.num_requests_sent_to_replicas
+        still_open = {
+            replica_id: full_id
+            for replica_id, full_id in self._ids.items()
+            if counted.get(full_id) or self._running[replica_id]
+        }
+        current = {info.replica_id.unique_id: info.replica_id for info in running_replicas}
+        self._ids = {**still_open, **current}
         return ReplicaSet(tuple(_facts(info) for info in running_replicas))
 
     @property
@@ -195,22 +213,42 @@ class RouterAccess:
         if self._metrics.should_send_scaled_to_zero_optimized_push(curr_num_replicas=0):
             self._metrics.push_autoscaling_metrics_to_controller()
 
-    def on_call(self, route: str) -> None:
-        """Count a call of this handle."""
-        self._metrics.inc_num_total_requests(route)
+    def on_call(self, route: str, app_name: str) -> None:
+        """Count a call made on the handle."""
+        self._calls[route, app_name] += 1
+        if self._flusher is None:
+            self._flusher = self.loop.call_later(FLUSH_S, self._flush)
 
-    def on_sent(self, replica_id: str) -> object:
-        """Count a call as running on a replica; returns what `on_finished` takes."""
-        full_id = self._ids.get(replica_id)
-        if full_id is not None and RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE:
-            self._metrics.inc_num_running_requests_for_replica(full_id)
-            return full_id
-        return None
+    def on_routed(self, route: str) -> None:
+        """Count a call that was let in."""
+        self._routed[route] += 1
 
-    def on_finished(self, sent: object) -> None:
+    def on_sent(self, replica_id: str) -> None:
+        """Count a call as running on a replica."""
+        self._running[replica_id] += 1
+        if self._flusher is None:
+            self._flusher = self.loop.call_later(FLUSH_S, self._flush)
+
+    def on_finished(self, replica_id: str) -> None:
         """Count it as over."""
-        if sent is not None:
-            self._metrics.dec_num_running_requests_for_replica(sent)
+        self._running[replica_id] -= 1
+        if self._flusher is None:
+            self._flusher = self.loop.call_later(FLUSH_S, self._flush)
+
+    def _flush(self) -> None:
+        self._flusher = None
+        for (route, app_name), number in self._calls.items():
+            self._handle_counter.inc(number, tags={"route": route, "application": app_name})
+        self._calls.clear()
+        for route, number in self._routed.items():
+            self._metrics.num_router_requests.inc(number, tags={"route": route})
+        self._routed.clear()
+        if RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE:
+            with self._metrics._queries_lock:
+                for replica_id, change in self._running.items():
+                    if change:
+                        self._metrics.num_requests_sent_to_replicas[self._ids[replica_id]] += change
+        self._running.clear()
 
 
 def _http_fields(config: Any) -> dict[str, Any]:

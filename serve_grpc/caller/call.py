@@ -277,5 +277,3 @@ class Call:
             self.value = self._load(self.value)
             self.has_value = True
         return self.value
-
-

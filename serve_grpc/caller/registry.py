@@ -16,12 +16,17 @@ _routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def router_of(native_router: Any) -> Router | None:
-    """Ours beside Serve's; None where Serve's has no replicas, as in local testing mode."""
+def router_of(native_router: Any, handle_counter: Any) -> Router | None:
+    """Ours beside Serve's; None where Serve's has no replicas, as in local testing mode.
+
+    Args:
+        native_router: The handle's `_router`.
+        handle_counter: The handle's `request_counter`, which its copies share.
+    """
     with _lock:
         router = _routers.get(native_router)
         if router is None:
-            access = router_access(native_router)
+            access = router_access(native_router, handle_counter)
             if access is None:
                 return None
             router = _routers[native_router] = Router(access, settings)

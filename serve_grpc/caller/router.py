@@ -53,7 +53,6 @@ class _Place(NamedTuple):
     owner: Router
     connection: Connection
     call_id: int
-    sent: object
 
 
 class Router:
@@ -149,6 +148,8 @@ class Router:
             return
         call.sequence = next(self._sequence)
         self._budget.on_call()
+        envelope = call.fields.envelope
+        self._access.on_call(envelope.route, envelope.app_name)
         if call.is_cancelled:
             self._end_cancelled(call)
             return
@@ -160,7 +161,7 @@ class Router:
         if refusal is not None:
             call.fail(refusal)
             return
-        self._access.on_call(call.fields.envelope.route)
+        self._access.on_routed(envelope.route)
         if call.deadline_s is not None:
             left_s = max(0.0, call.deadline_s - time.monotonic())
             call.expiry = self.loop.call_later(left_s, self._expire, call)
@@ -196,9 +197,8 @@ class Router:
         if size > limit:
             self._fail(call, MessageTooLargeError(size, limit, "request"))
             return
-        call_id = connection.send(call)
-        sent = self._access.on_sent(connection.peer.facts.replica_id)
-        call.place = _Place(self, connection, call_id, sent)
+        call.place = _Place(self, connection, connection.send(call))
+        self._access.on_sent(connection.peer.facts.replica_id)
 
     # ------------------------------------------------------------ the row
 
@@ -291,9 +291,7 @@ class Router:
         """The session ended under a call: repeat it if that is safe."""
         replica_id = self._take_off(call)
         may_repeat = not may_have_started or (
-            call.is_idempotent
-            and not call.has_items
-            and self._budget.try_spend(time.monotonic())
+            call.is_idempotent and not call.has_items and self._budget.try_spend(time.monotonic())
         )
         if may_repeat and self._closed_reason is None:
             self._enqueue(call)
@@ -310,8 +308,9 @@ class Router:
         """Note that a call left its replica; returns the replica's id."""
         place: _Place = call.place
         call.place = None
-        self._access.on_finished(place.sent)
-        return place.connection.peer.facts.replica_id
+        replica_id = place.connection.peer.facts.replica_id
+        self._access.on_finished(replica_id)
+        return replica_id
 
     def _fail(self, call: Call, error: ServeGrpcError) -> None:
         error.request_id = call.fields.request_id
@@ -386,5 +385,3 @@ def _raisable(error: Error, request_id: str, replica_id: str) -> BaseException:
     if error.code in (Error.USER_EXCEPTION, Error.CANCELLED):
         return raisable_from_message(error, request_id=request_id)
     return error_from_message(error, request_id=request_id, replica_id=replica_id)
-
-

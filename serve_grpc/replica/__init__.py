@@ -1,7 +1,7 @@
 """The replica's side: from requests to the user's code and back.
 
-    invocation.py  one request on its way through
-    dispatcher.py  admission, routing of frames to invocations, accounting (main loop)
-    executor.py    runs the user's code by Serve's rules (user's loop)
-    endpoint.py    starts and stops it all inside a Serve replica
+invocation.py  one request on its way through
+dispatcher.py  admission, routing of frames to invocations, accounting (main loop)
+executor.py    runs the user's code by Serve's rules (user's loop)
+endpoint.py    starts and stops it all inside a Serve replica
 """

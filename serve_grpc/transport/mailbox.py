@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 __all__ = ["Mailbox", "mailbox_of"]
@@ -22,6 +23,7 @@ class Mailbox:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         # Weak, because the table below maps loops to mailboxes for as long as the loop lives.
         self._loop_ref = weakref.ref(loop)
+        self._thread_id = 0
         self._items: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_scheduled = False
 
@@ -60,12 +62,14 @@ class Mailbox:
 
     def run(self, function: Callable[..., object], *args: Any) -> None:
         """Run `function(*args)` now if this is the loop's own thread, else `post` it."""
-        if asyncio._get_running_loop() is self._loop_ref() and not self._items:
+        # Compared by thread: asking asyncio for the running loop costs a system call (getpid).
+        if get_ident() == self._thread_id and not self._items and self.loop.is_running():
             function(*args)
         else:
             self.post(function, *args)
 
     def _drain(self) -> None:
+        self._thread_id = get_ident()
         self._is_scheduled = False
         for _ in range(len(self._items)):
             function, args = self._items.popleft()
