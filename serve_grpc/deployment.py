@@ -121,27 +121,28 @@ def _enabled(func_or_class: Any) -> Any:
 
 def _enabled_class(cls: type) -> type:
     users_hook = getattr(cls, HOOK, None)
+    users_init: Any = getattr(cls, "__init__")  # noqa: B009 (mypy: unsound on an instance)
 
     async def record_replica_metadata(self: Any) -> dict[str, Any]:
         users = await _users_metadata(users_hook, self)
         return {**users, **await _publish()}
 
-    if inspect.iscoroutinefunction(cls.__init__):  # a class under @serve.ingress, say
+    if inspect.iscoroutinefunction(users_init):  # a class under @serve.ingress, say
 
         async def async_init(self: Any, *args: Any, **kwargs: Any) -> None:
             args, kwargs = _with_our_handles(args, kwargs)
-            await cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
+            await users_init(self, *args, **kwargs)
 
         init: Any = async_init
     else:
 
         def sync_init(self: Any, *args: Any, **kwargs: Any) -> None:
             args, kwargs = _with_our_handles(args, kwargs)
-            cls.__init__(self, *args, **kwargs)  # type: ignore[misc]
+            users_init(self, *args, **kwargs)
 
         init = sync_init
 
-    functools.update_wrapper(init, cls.__init__)
+    functools.update_wrapper(init, users_init)
     namespace = {
         "__init__": init,
         HOOK: record_replica_metadata,

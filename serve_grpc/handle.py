@@ -68,6 +68,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._by_name: dict[str, DeploymentHandle[T]] = {}
         self._envelopes: dict[tuple[str, str], Envelope] = {}
         self._data_router: Router | None = None
+        self._said: set[str] = set()  # what was logged once, shared with copies
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, (fields,) = super().__reduce__()
@@ -81,11 +82,12 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         handle = handles.get(name)
         if handle is None:
             handle = handles[name] = self.options(method_name=name)
-        return handle
+        result: DeploymentHandle[T] = handle
+        return result
 
     # ------------------------------------------------------------ options
 
-    def options(  # type: ignore[override]
+    def options(
         self,
         *,
         method_name: str | DEFAULT = DEFAULT.VALUE,
@@ -129,14 +131,11 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             "timeout_s": given.pop("timeout_s", self._timeout_s),
             "idempotent": given.pop("idempotent", self._idempotent),
         }
-        if "_prefer_local_routing" in given and self.is_initialized:
-            raise RuntimeError(
-                "`_prefer_local_routing` must be the first option of a handle, before any call: "
-                "it belongs to the router that the handle's copies share."
-            )
         return self._copy(self._options(**given), **own)
 
-    def _copy(self, native: Any, *, timeout_s: float | None, idempotent: bool) -> Any:
+    def _copy(
+        self, native: Any, *, timeout_s: float | None, idempotent: bool
+    ) -> DeploymentHandle[T]:
         copy = type(self)(
             native.deployment_name,
             native.app_name,
@@ -150,6 +149,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             idempotent=idempotent,
         )
         copy._data_router = self._data_router
+        copy._said = self._said
         return copy
 
     def _init(self, **kwargs: Any) -> None:
@@ -171,6 +171,8 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             Errors of the call, wrong arguments among them, are raised there.
         """
         if self.handle_options._by_reference:
+            if self._timeout_s is not None or self._idempotent:
+                self._say_once("`timeout_s` and `idempotent` have no effect by reference")
             return self._call_natively(args, kwargs)
         router = self._data_router or self._find_router()
         if router is None or router.fallback_reason is not None:
@@ -266,7 +268,9 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._data_router = router_of(self._init_router(), self.request_counter)
         return self._data_router
 
-    def _call_natively(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call_natively(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
         future, metadata = self._remote(args, kwargs)
         kind = DeploymentResponseGenerator if self.handle_options.stream else DeploymentResponse
         return kind(
@@ -277,17 +281,16 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
 
     def _fall_back(
         self, router: Router | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
         reason = router.fallback_reason if router is not None else None
-        notes = router or self
-        if not getattr(notes, "has_logged_fallback", False):
-            notes.has_logged_fallback = True
-            logger.warning(
-                "Calls by value to deployment %r use Ray Serve's own transport: it %s.",
-                self.deployment_name,
-                reason or "cannot be reached from here (Ray Client or local testing mode)",
-            )
+        reason = reason or "cannot be reached from here (Ray Client or local testing mode)"
+        self._say_once(f"calls by value use Ray Serve's own transport, because it {reason}")
         return self._call_natively(args, kwargs)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("Handle of deployment %r: %s.", self.deployment_name, text)
 
     def shutdown(self) -> None:
         """As Serve's; later calls by value fail with `ServeGrpcError`."""

@@ -49,13 +49,14 @@ class AccessLine(NamedTuple):
     @property
     def text(self) -> str:
         """The message, as Serve words it."""
-        return access_log_msg(
+        message: str = access_log_msg(
             method=self.method,
             route=self.path,
             status=self.status,
             latency_ms=self.latency_ms,
             client=self.client,
         )
+        return message
 
 
 class AccessLog:
@@ -142,7 +143,7 @@ def _write_to(handler: logging.Handler, lines: list[AccessLine], as_record: Any)
         handler.handle(as_record(line))
 
 
-def _is_plain(formatter: logging.Formatter | None) -> bool:
+def _is_plain(formatter: Any) -> bool:
     return type(formatter) is ServeFormatter and not formatter.additional_log_standard_attrs
 
 

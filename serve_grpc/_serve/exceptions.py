@@ -58,7 +58,8 @@ def _pickle(error: BaseException) -> bytes:
 def raisable_from_message(message: Error, *, request_id: str) -> BaseException:
     """What the caller raises for an exception of the user's code."""
     if message.code == Error.CANCELLED:
-        return RequestCancelledError(request_id)
+        cancelled: BaseException = RequestCancelledError(request_id)
+        return cancelled
     cause = _unpickle(message)
     task_error = RayTaskError(
         message.function_name,
@@ -68,8 +69,7 @@ def raisable_from_message(message: Error, *, request_id: str) -> BaseException:
         pid=message.pid,
         ip=message.node_ip,
     )
-    raisable = task_error.as_instanceof_cause()
-    assert isinstance(raisable, BaseException)
+    raisable: BaseException = task_error.as_instanceof_cause()
     return raisable
 
 
@@ -87,4 +87,6 @@ def _unpickle(message: Error) -> Exception:
 def _as_text(message: Error, why: str) -> Exception:
     if message.type_name.startswith("builtins.") and not message.pickled:
         return ReplicaError(f"the handler raised {message.type_name}: {message.message}")
-    return RayError(f"{message.type_name}: {message.message} (the exception itself {why})")
+    text = f"{message.type_name}: {message.message} (the exception itself {why})"
+    as_text: Exception = RayError(text)
+    return as_text

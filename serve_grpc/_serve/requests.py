@@ -53,7 +53,7 @@ def enter_request(fields: dict[str, Any]) -> None:
     # The frozen dataclass' own constructor takes longer than the rest of a call's bookkeeping.
     context = object.__new__(serve_context._RequestContext)
     context.__dict__.update(fields)
-    serve_context._serve_request_context.set(context)  # type: ignore[arg-type]
+    serve_context._serve_request_context.set(context)
 
 
 def add_child(parent_id: str, child_id: int, call: Cancellable) -> None:

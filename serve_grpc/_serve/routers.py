@@ -185,18 +185,20 @@ class RouterAccess:
             is_full: Whether it would have to wait.
         """
         if not self._router._deployment_available:
-            return DeploymentUnavailableError(self._router.deployment_id)
+            unavailable: Exception = DeploymentUnavailableError(self._router.deployment_id)
+            return unavailable
         config = self._metrics._deployment_config
         if not is_full or config is None or config.max_queued_requests == -1:
             return None
         queued = self._metrics.num_queued_requests
         if queued < config.max_queued_requests:
             return None
-        return BackPressureError(
+        full: Exception = BackPressureError(
             num_queued_requests=queued,
             max_queued_requests=config.max_queued_requests,
             **_http_fields(config),
         )
+        return full
 
     # ------------------------------------------------------------ what Serve counts
 

@@ -23,6 +23,6 @@ def check_ray_version(version: str = ray.__version__) -> None:
     if not OLDEST <= found <= NEWEST:
         low, high = (".".join(map(str, bound)) for bound in (OLDEST, NEWEST))
         raise ImportError(
-            f"serve_grpc works with Ray {low} to {high}, but Ray {version} is installed. "
-            f"Install a tested one with `pip install 'ray[serve]>={low},<{NEWEST[0]}.{NEWEST[1] + 1}'`."
+            f"serve_grpc works with Ray {low} to {high}, but Ray {version} is installed; "
+            f"a tested one is `ray[serve]>={low},<{NEWEST[0]}.{NEWEST[1] + 1}`."
         )

@@ -39,14 +39,14 @@ class _AsyncWaiter:
         self._loop = loop
         self.future: asyncio.Future[None] = loop.create_future()
 
-    def wake(self) -> None:
-        if asyncio._get_running_loop() is self._loop:
+    def wake(self, transport_loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is transport_loop:
             self._set()
-        else:
-            try:
-                mailbox_of(self._loop).post(self._set)
-            except RuntimeError:
-                return  # the loop is closed, and with it whoever waited
+            return
+        try:
+            mailbox_of(self._loop).post(self._set)
+        except RuntimeError:
+            return  # the loop is closed, and with it whoever waited
 
     def _set(self) -> None:
         if not self.future.done():
@@ -59,7 +59,7 @@ class _ThreadWaiter:
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def wake(self) -> None:
+    def wake(self, _: asyncio.AbstractEventLoop) -> None:
         self.event.set()
 
 
@@ -181,8 +181,9 @@ class Call:
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
+        transport_loop = self._mailbox.loop
         for waiter in waiters:
-            waiter.wake()
+            waiter.wake(transport_loop)
 
     # ------------------------------------------------------------ the consumer's side
 

@@ -57,12 +57,12 @@ class Connection:
     Args:
         peer: Facts, state and load; updated here.
         settings: Limits, heartbeat, TLS.
-        get_secret: Gives the cluster's secret; may block, so it runs in a thread.
+        secret: Will be the cluster's secret.
     """
 
     def __init__(self, peer: Peer, settings: Settings, secret: asyncio.Future[bytes]) -> None:
         self.peer = peer
-        self.owners: dict[ConnectionOwner, int] = {}
+        self.owners: set[ConnectionOwner] = set()
         self._settings = settings
         self._secret = secret
         self._loop = asyncio.get_running_loop()
@@ -143,7 +143,7 @@ class Connection:
             self._timer.cancel()
         lost = session.close() if session is not None else []
         self.peer.in_flight = self.peer.reported = 0
-        if self.peer.state is not PeerState.GONE or not self._is_retired:
+        if self.peer.state is not PeerState.GONE:
             self._reconnect_later(reason)
         for call, may_have_started in lost:
             call.place.owner.on_lost(call, may_have_started=may_have_started, reason=str(reason))
@@ -184,7 +184,8 @@ class Connection:
 
     def send(self, call: Call) -> int:
         """Queue a call; returns its id for `cancel` and `grant`. Only while `has_room`."""
-        assert self._session is not None and self._stream is not None
+        assert self._session is not None
+        assert self._stream is not None
         call_id = self._session.request(call, call.fields)
         self.peer.on_sent()
         self._stream.kick()
@@ -240,8 +241,9 @@ class Connection:
         peer.in_flight = len(session.calls)
         if received.ongoing is not None:
             peer.on_report(received.ongoing)
-        if received.rejected:
-            peer.blocked = True
+        if received.rejected and not received.slot_free:
+            # The load on the message is newer than the rejection: room may have come up since.
+            peer.blocked = peer.load >= peer.facts.max_ongoing_requests
         elif received.slot_free or received.events:
             peer.blocked = False
 

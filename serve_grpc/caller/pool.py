@@ -36,14 +36,14 @@ class ConnectionPool:
             connection = Connection(Peer(facts), self._settings, self._secret)
             self._connections[facts.replica_id] = connection
         connection.peer.facts = facts
-        connection.owners[owner] = 1
+        connection.owners.add(owner)
         if self._ticker is None:
             self._tick()
         return connection
 
     def release(self, connection: Connection, owner: ConnectionOwner) -> None:
         """`owner` no longer sends calls to this replica; those on their way go on."""
-        connection.owners.pop(owner, None)
+        connection.owners.discard(owner)
         if not connection.owners:
             self._connections.pop(connection.peer.facts.replica_id, None)
             connection.retire()

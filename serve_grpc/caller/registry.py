@@ -30,4 +30,14 @@ def router_of(native_router: Any, handle_counter: Any) -> Router | None:
             if access is None:
                 return None
             router = _routers[native_router] = Router(access, settings)
+            # The connections know the router; without this they would keep it for ever.
+            finalizer = weakref.finalize(native_router, _close, router)
+            finalizer.atexit = False
         return router
+
+
+def _close(router: Router) -> None:
+    try:
+        router.mailbox.post(router.close, "its handles are gone")
+    except RuntimeError:
+        return  # its loop is closed

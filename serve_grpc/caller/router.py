@@ -102,6 +102,8 @@ class Router:
             logger.exception("could not follow the replicas of %s", self._access.deployment_name)
 
     def _update(self, replica_set: ReplicaSet) -> None:
+        if self._closed_reason is not None:
+            return
         assert self._pool is not None
         reachable = replica_set.reachable
         if replica_set.replicas and self._access.is_configured:
@@ -236,15 +238,10 @@ class Router:
             self._send(call, connection)
         self._ensure_progress()
 
-    def on_change(self, connection: Connection) -> None:
-        """A connection may have room: fill it from the row."""
-        if not self._row or connection.peer not in self._by_peer:
-            return
-        while connection.has_room and (call := self._head()) is not None:
-            self._row.popleft()
-            self._unqueue(call)
-            self._send(call, connection)
-        self._ensure_progress()
+    def on_change(self, _: Connection) -> None:
+        """A replica has room again, or was lost and its calls stand in the row."""
+        if self._row:
+            self._pump()
 
     def _ensure_progress(self) -> None:
         """While calls wait and only a refused replica could take them, look again after a pause."""

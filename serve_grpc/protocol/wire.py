@@ -247,7 +247,7 @@ class Outbox(Generic[BatchT]):
     """
 
     def __init__(self, kind: type[BatchT]) -> None:
-        self._kind = kind
+        self._kind: type[BatchT] = kind
         self._closed: deque[tuple[BatchT, int]] = deque()
         self._bulk: dict[int, _Bulk] = {}
         self.batch: BatchT = kind()
@@ -307,7 +307,7 @@ class Outbox(Generic[BatchT]):
 
     def take(self) -> bytes:
         """The next message, b"" if nothing waits."""
-        fragments = self._take_fragments() if self._bulk else []
+        fragments: list[bytes | memoryview] = self._take_fragments() if self._bulk else []
         if self._closed:
             batch, size = self._closed.popleft()
         else:

@@ -27,35 +27,39 @@ __all__ = ["ReplicaDispatcher"]
 
 
 class _SessionSink:
-    """Sends outputs back on a session."""
+    """Sends outputs back on a session. `running` holds the session's invocations."""
 
     def __init__(self, stream: SessionStream) -> None:
-        self.stream = stream
+        self._stream = stream
+        self.running: dict[int, Invocation] = {}
 
     def item(self, invocation: Invocation, payload: bytes) -> None:
-        self.stream.session.reply(invocation.call_id, Reply.ITEM, payload)
-        self.stream.kick()
+        self._stream.session.reply(invocation.call_id, Reply.ITEM, payload)
+        self._stream.kick()
 
     def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
-        session = self.stream.session
+        self.running.pop(invocation.call_id, None)
+        session = self._stream.session
         if error is not None:
             session.fail(invocation.call_id, error)
         else:
             kind = Reply.END if invocation.is_stream else Reply.RESULT
             session.reply(invocation.call_id, kind, payload)
-        self.stream.kick()
+        self._stream.kick()
 
 
 class _PlainSink:
-    """Hands outputs to a call through the plain door."""
+    """Hands outputs to a call through the plain door. `running` is set while it runs."""
 
     def __init__(self, call: PlainCall) -> None:
         self._call = call
+        self.running: Invocation | None = None
 
     def item(self, _: Invocation, payload: bytes) -> None:
         self._call.put(payload)
 
     def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
+        self.running = None
         if error is None and not invocation.is_stream:
             self._call.put(payload)
         else:
@@ -78,15 +82,14 @@ class ReplicaDispatcher:
         self._to_main: Mailbox = mailbox_of(replica.main_loop)
         self._to_user: Mailbox = mailbox_of(replica.user_loop)
         self._sinks: dict[SessionStream, _SessionSink] = {}
-        self._by_session: dict[SessionStream, dict[int, Invocation]] = {}
-        self._by_plain_call: dict[PlainCall, Invocation] = {}
+        self._plain_sinks: dict[PlainCall, _PlainSink] = {}
         self._turned_away: OrderedDict[SessionStream, None] = OrderedDict()
         replica.on_slot_released(self._on_slot_released)
 
     def __repr__(self) -> str:
-        running = sum(map(len, self._by_session.values())) + len(self._by_plain_call)
+        running = sum(len(sink.running) for sink in self._sinks.values()) + len(self._plain_sinks)
         return (
-            f"<ReplicaDispatcher {running} running over {len(self._by_session)} sessions, "
+            f"<ReplicaDispatcher {running} running over {len(self._sinks)} sessions, "
             f"{len(self._turned_away)} waiting to be told>"
         )
 
@@ -102,23 +105,23 @@ class ReplicaDispatcher:
 
     def on_arrival(self, stream: SessionStream, arrival: Arrival) -> None:
         """Handle what one message of a caller said."""
+        sink = self._sinks.get(stream)
         if arrival.requests:
-            self._start(stream, arrival.requests)
-        running = self._by_session.get(stream)
-        if running is None:
+            if sink is None:
+                sink = self._sinks[stream] = _SessionSink(stream)
+            self._start(stream, sink, arrival.requests)
+        if sink is None:
             return
+        running = sink.running
         for call_id, items, bytes_ in arrival.credits:
             invocation = running.get(call_id)
             if invocation is not None:
                 self._to_user.run(self._executor.grant, invocation, items, bytes_)
         self._cancel(running[call_id] for call_id in arrival.cancelled if call_id in running)
 
-    def _start(self, stream: SessionStream, requests: list[InboundRequest]) -> None:
-        running = self._by_session.get(stream)
-        if running is None:
-            running = self._by_session[stream] = {}
-            self._sinks[stream] = _SessionSink(stream)
-        sink = self._sinks[stream]
+    def _start(
+        self, stream: SessionStream, sink: _SessionSink, requests: list[InboundRequest]
+    ) -> None:
         admitted = []
         for inbound in requests:
             if not self._replica.try_admit():
@@ -126,7 +129,7 @@ class ReplicaDispatcher:
                 self._turned_away[stream] = None
                 continue
             invocation = _from_session(sink, inbound)
-            running[inbound.id] = invocation
+            sink.running[inbound.id] = invocation
             admitted.append(invocation)
         if admitted:
             self._to_user.run(self._executor.submit, admitted)
@@ -134,9 +137,9 @@ class ReplicaDispatcher:
     def on_session_closed(self, stream: SessionStream, call_ids: list[int]) -> None:
         """Cancel what the caller left behind."""
         self._turned_away.pop(stream, None)
-        self._sinks.pop(stream, None)
-        running = self._by_session.pop(stream, {})
-        self._cancel(running[call_id] for call_id in call_ids if call_id in running)
+        sink = self._sinks.pop(stream, None)
+        if sink is not None:
+            self._cancel([sink.running[i] for i in call_ids if i in sink.running])
 
     def _cancel(self, invocations: Iterable[Invocation]) -> None:
         for invocation in invocations:
@@ -161,16 +164,17 @@ class ReplicaDispatcher:
             call.end(Error(code=Error.OVERLOADED, message=text))
             return
         credit = self._settings.stream_window_items, self._settings.stream_window_bytes
-        invocation = _from_plain_call(_PlainSink(call), call, credit)
-        self._by_plain_call[call] = invocation
+        sink = _PlainSink(call)
+        invocation = sink.running = _from_plain_call(sink, call, credit)
+        self._plain_sinks[call] = sink
         call.on_taken = lambda size: self._to_user.run(self._executor.grant, invocation, 1, size)
         self._to_user.run(self._executor.submit, [invocation])
 
     def on_plain_call_closed(self, call: PlainCall) -> None:
         """Cancel a request whose plain caller went away."""
-        invocation = self._by_plain_call.pop(call, None)
-        if invocation is not None:
-            self._cancel([invocation])
+        sink = self._plain_sinks.pop(call, None)
+        if sink is not None and sink.running is not None:
+            self._cancel([sink.running])
 
     # ------------------------------------------------------------ outputs of the executor
 
@@ -185,12 +189,7 @@ class ReplicaDispatcher:
     def _on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
         # The slot is free before the reply leaves, so the load on the reply is true.
         self._replica.release()
-        sink = invocation.sink
-        if isinstance(sink, _SessionSink):
-            running = self._by_session.get(sink.stream)
-            if running is not None:
-                running.pop(invocation.call_id, None)
-        sink.finish(invocation, outcome.payload, outcome.error)
+        invocation.sink.finish(invocation, outcome.payload, outcome.error)
         self._replica.record(
             method_name=invocation.method,
             route=invocation.route,

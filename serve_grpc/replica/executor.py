@@ -88,10 +88,11 @@ class Executor:
 
     def cancel(self, invocation: Invocation, reason: CancelReason) -> None:
         """Raise CancelledError in the user's code, and cancel the calls it made."""
-        if invocation.cancel_reason is None:
+        task = invocation.task
+        if invocation.cancel_reason is None and not (task is not None and task.done()):
             invocation.cancel_reason = reason
-            if invocation.task is not None:
-                invocation.task.cancel()
+            if task is not None:
+                task.cancel()
                 cancel_children(invocation.internal_request_id)
 
     def grant(self, invocation: Invocation, items: int, bytes_: int) -> None:

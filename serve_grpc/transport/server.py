@@ -92,7 +92,7 @@ class SessionStream:
         assert task is not None
         # Cancelling a pending read() leaks in grpc.aio; cancelling the handler ends the call.
         timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
-        writing: asyncio.Task[None] | None = loop.create_task(self._writer.run())
+        writing = loop.create_task(self._writer.run())
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
                 try:
@@ -100,7 +100,7 @@ class SessionStream:
                 except WireError as error:
                     arrival = self.session.refuse(Refusal.PROTOCOL, str(error))
                 if arrival.refused:
-                    writing = await self._stop(writing)
+                    await _stop(writing)
                     await self._writer.flush()
                     return
                 if self.session.state is SessionState.OPEN:
@@ -112,12 +112,7 @@ class SessionStream:
         finally:
             timeout.cancel()
             self._dispatcher.on_session_closed(self, self.session.close())
-            await self._stop(writing)
-
-    async def _stop(self, writing: asyncio.Task[None] | None) -> None:
-        if writing is not None:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+            await _stop(writing)
 
     async def wait_flushed(self) -> None:
         """Return once everything queued is written."""
@@ -168,6 +163,7 @@ class ReplicaServer:
         self._verifier = CallVerifier(secret, replica_id)
         self._streams: set[SessionStream] = set()
         self._epochs = 0
+        self._is_draining = False
         self._server = grpc.aio.server(
             options=server_options(settings.max_message_bytes),
             interceptors=[_SignedMetadata(self._verifier)],
@@ -227,6 +223,7 @@ class ReplicaServer:
 
     async def drain(self) -> None:
         """Tell every caller to go elsewhere; running requests go on."""
+        self._is_draining = True
         await self._health.enter_graceful_shutdown()
         for stream in self._streams:
             stream.session.drain()
@@ -254,6 +251,10 @@ class ReplicaServer:
             max_message_bytes=self._settings.max_message_bytes,
         )
         stream = SessionStream(session, context, self._dispatcher)
+        if self._is_draining:
+            session.refuse(Refusal.DRAINING, "the replica is shutting down")
+            await context.write(session.outbox.take())
+            return
         self._streams.add(stream)
         try:
             await stream.run()
@@ -265,7 +266,7 @@ class ReplicaServer:
         try:
             output = await call.next()
             if isinstance(output, bytes):
-                return CallReply(payload=output).SerializeToString()
+                return _reply(output)
             assert output is not None, "a unary call ends with a result or an error"
             await _abort(context, output)
         finally:
@@ -275,7 +276,7 @@ class ReplicaServer:
         call = await self._open_plain(data, context, is_stream=True)
         try:
             while isinstance(output := await call.next(), bytes):
-                await context.write(CallReply(payload=output).SerializeToString())
+                await context.write(_reply(output))
                 if call.on_taken is not None:
                     call.on_taken(len(output))
             if output is not None:
@@ -298,11 +299,21 @@ class ReplicaServer:
         return call
 
 
+async def _stop(writing: asyncio.Task[None]) -> None:
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+
+
 async def _abort(context: Any, error: Error) -> NoReturn:
     details = f"{error.type_name}: {error.message}" if error.type_name else error.message
     trailer = ((ERROR_KEY, _bounded(error)),)
     await context.abort(_STATUS[error.code], details[:1024], trailing_metadata=trailer)
     raise AssertionError("abort raises")
+
+
+def _reply(payload: bytes) -> bytes:
+    data: bytes = CallReply(payload=payload).SerializeToString()
+    return data
 
 
 def _bounded(error: Error) -> bytes:
@@ -312,7 +323,8 @@ def _bounded(error: Error) -> bytes:
     kept.ClearField("pickled")
     kept.message = kept.message[:1024]
     kept.traceback = kept.traceback[-2048:]
-    return kept.SerializeToString()
+    data: bytes = kept.SerializeToString()
+    return data
 
 
 _UNAUTHENTICATED = "this call carries no valid proof of membership in the Ray cluster"
