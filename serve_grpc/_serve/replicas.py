@@ -114,8 +114,11 @@ class ReplicaAccess:
     def around_shutdown(
         self, before: Callable[[], Awaitable[None]], after: Callable[[], Awaitable[None]]
     ) -> None:
-        """Run `before` when Serve starts the graceful shutdown and `after` when it is done."""
-        perform = self._replica._perform_graceful_shutdown
+        """Run `before` when Serve starts the graceful shutdown and `after` when it is done.
+
+        A controller that was restarted asks for the shutdown again, so both may run twice.
+        """
+        perform = self._replica.perform_graceful_shutdown
 
         async def perform_around() -> None:
             await before()
@@ -125,7 +128,7 @@ class ReplicaAccess:
                 await after()
                 self._access_log.close()
 
-        self._replica._perform_graceful_shutdown = perform_around
+        self._replica.perform_graceful_shutdown = perform_around
 
     # ------------------------------------------------------------ the user's code
 

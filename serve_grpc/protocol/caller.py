@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, Error, Refusal, ReplicaBatch, Reply
 from serve_grpc.protocol import handshake
@@ -83,10 +83,13 @@ class CallEventKind(enum.IntEnum):
     """The payload was over this side's limit; `payload` is its size as text."""
 
 
-class CallEvent(NamedTuple, Generic[CallT]):
-    """One thing that happened to one call."""
+class CallEvent(NamedTuple):
+    """One thing that happened to one call.
 
-    call: CallT
+    `call` is what the owner gave to `request` (a NamedTuple cannot be generic on CPython 3.10).
+    """
+
+    call: Any
     kind: int
     payload: bytes
     error: Error | None
@@ -96,7 +99,7 @@ class CallEvent(NamedTuple, Generic[CallT]):
 class Received(Generic[CallT]):
     """Everything one message of the replica said."""
 
-    events: list[CallEvent[CallT]] = field(default_factory=list)
+    events: list[CallEvent] = field(default_factory=list)
     rejected: list[CallT] = field(default_factory=list)
     undelivered: list[CallT] = field(default_factory=list)
     """Calls beyond the drain's last id: certainly not started."""
