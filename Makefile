@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check proto venv clean
+.PHONY: help demo test check bench proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,6 +24,9 @@ check: $(READY) ## formatting, lint, types, and whether the generated code is up
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
+
+bench: $(READY) ## time the pure parts of a call; BENCH_ARGS are pytest-benchmark's
+	$(BIN)/python -m pytest -q bench --benchmark-columns=min,median,ops $(BENCH_ARGS)
 
 proto: $(READY) ## regenerate serve_grpc/_generated from protos/
 	$(BIN)/python protos/generate.py
