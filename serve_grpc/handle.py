@@ -334,6 +334,8 @@ def _check_options(given: dict[str, Any]) -> None:
     for name in _TEXT_OPTIONS:
         if name in given and not isinstance(given[name], str):
             raise TypeError(f"{name} must be a str, got {type(given[name]).__name__}")
+        if len(given.get(name, "")) > MAX_NAME_CHARACTERS:
+            raise ValueError(f"{name} must have at most {MAX_NAME_CHARACTERS} characters")
     for name in _FLAG_OPTIONS:
         if name in given and not isinstance(given[name], bool):
             raise TypeError(f"{name} must be a bool, got {type(given[name]).__name__}")
@@ -348,6 +350,8 @@ def _check_options(given: dict[str, Any]) -> None:
             raise ValueError(f"timeout_s must be above 0 and at most {MAX_TIMEOUT_S}")
 
 
+MAX_NAME_CHARACTERS = 4_096
+"""Of a method, model or session; they travel in frames, which are small."""
 MAX_TIMEOUT_S = 4_000_000
 """46 days: what fits into the wire's 32 bits of milliseconds."""
 

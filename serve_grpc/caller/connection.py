@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0
 RECONNECT_S = (0.1, 2.0)
+WARN_AFTER_FAILURES = (3, 30, 300)
 IDLE_PING_INTERVALS = 5
 """A session without calls is asked for life this many times less often."""
 SUSPECT_AFTER_INTERVALS = 1.5
@@ -153,6 +154,13 @@ class Connection:
         self.peer.state = PeerState.LOST
         if isinstance(reason, HandshakeRefused):
             logger.warning("%s refused the session: %s", self.peer.facts.replica_id, reason)
+        elif self._failures in WARN_AFTER_FAILURES:
+            logger.warning(
+                "cannot reach replica %s at %s (%s); calls to it wait or go elsewhere",
+                self.peer.facts.replica_id,
+                self.peer.facts.address,
+                reason,
+            )
         first, longest = RECONNECT_S
         pause = min(longest, first * 2 ** min(self._failures, 10))
         self._failures += 1

@@ -11,6 +11,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from serve_grpc._generated.replica_pb2 import CallerBatch, Error, Refusal, ReplicaBatch, Reply
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.handshake import SessionState
@@ -271,10 +273,17 @@ class CallerSession(Generic[CallT]):
                 received.events.append(event)
                 return
         elif kind == Reply.ERROR:
-            error = reply.error
+            error = reply.error if reply.HasField("error") else self._large_error(call_id, reply)
         if kind != Reply.ITEM:
             self._end(call_id)
         received.events.append(CallEvent(call, kind, payload, error))
+
+    def _large_error(self, call_id: int, reply: Reply) -> Error:
+        try:
+            error: Error = Error.FromString(self._assembler.take(call_id, reply.payload))
+            return error
+        except (DecodeError, PayloadOverflow) as reason:
+            return Error(message=f"the replica's error cannot be read: {reason!r}")
 
     def _end(self, call_id: int) -> CallT | None:
         self._assembler.discard(call_id)

@@ -21,6 +21,7 @@ from serve_grpc._generated.replica_pb2 import (
 )
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
     MAX_TEMPLATES,
@@ -235,15 +236,22 @@ class ReplicaSession:
         if call_id not in self.ongoing_ids:
             return
         self.ongoing_ids.discard(call_id)
+        outbox, size = self.outbox, error.ByteSize()
+        if size > self._max_message_bytes:
+            error = shortened(error)
+            size = error.ByteSize()
 
-        def add() -> None:
-            self.outbox.batch.replies.add(id=call_id, kind=Reply.ERROR, error=error)
-            self.outbox.added(error.ByteSize())
+        def add_small() -> None:
+            outbox.batch.replies.add(id=call_id, kind=Reply.ERROR, error=error)
+            outbox.added(size)
 
-        if self.outbox.has_large(call_id):
-            self.outbox.send_after_large(call_id, add)
+        if size > INLINE_BYTES:
+            data: bytes = error.SerializeToString()
+            outbox.send_large(call_id, data, lambda: self._add_reply(call_id, Reply.ERROR, b""))
+        elif outbox.has_large(call_id):
+            outbox.send_after_large(call_id, add_small)
         else:
-            add()
+            add_small()
 
     def reject(self, call_id: int) -> None:
         """Turn a request away because the replica is full."""

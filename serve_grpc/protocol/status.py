@@ -8,7 +8,19 @@ from __future__ import annotations
 from serve_grpc import errors
 from serve_grpc._generated.replica_pb2 import Error
 
-__all__ = ["error_from_message", "message_from_error"]
+__all__ = ["error_from_message", "message_from_error", "shortened"]
+
+MAX_TEXT_CHARACTERS = 2_000
+
+
+def shortened(error: Error) -> Error:
+    """The error as text only, without what may be of any size."""
+    short = Error()
+    short.CopyFrom(error)
+    short.ClearField("pickled")
+    short.message = short.message[:MAX_TEXT_CHARACTERS]
+    short.traceback = short.traceback[-MAX_TEXT_CHARACTERS:]
+    return short
 
 
 def message_from_error(error: errors.ServeGrpcError) -> Error:

@@ -23,6 +23,7 @@ from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest
 from serve_grpc.config import Settings
 from serve_grpc.protocol.handshake import NONCE_BYTES, CallVerifier, SessionState
 from serve_grpc.protocol.replica import Arrival, ReplicaSession
+from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import WireError
 from serve_grpc.transport.credentials import bind, server_options
 from serve_grpc.transport.stream import Writer
@@ -306,24 +307,14 @@ async def _stop(writing: asyncio.Task[None]) -> None:
 
 async def _abort(context: Any, error: Error) -> NoReturn:
     details = f"{error.type_name}: {error.message}" if error.type_name else error.message
-    trailer = ((ERROR_KEY, _bounded(error)),)
+    # gRPC takes 8 KiB of metadata.
+    trailer = ((ERROR_KEY, shortened(error).SerializeToString()),)
     await context.abort(_STATUS[error.code], details[:1024], trailing_metadata=trailer)
     raise AssertionError("abort raises")
 
 
 def _reply(payload: bytes) -> bytes:
     data: bytes = CallReply(payload=payload).SerializeToString()
-    return data
-
-
-def _bounded(error: Error) -> bytes:
-    """The error without what would not fit into gRPC's 8 KiB of metadata."""
-    kept = Error()
-    kept.CopyFrom(error)
-    kept.ClearField("pickled")
-    kept.message = kept.message[:1024]
-    kept.traceback = kept.traceback[-2048:]
-    data: bytes = kept.SerializeToString()
     return data
 
 
