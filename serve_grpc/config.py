@@ -7,6 +7,7 @@ refused here, at import, and names its variable.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def _number(
         value = kind(raw)
     except ValueError:
         raise ValueError(f"{name}={raw!r} is not a number") from None
-    if value < low or (high is not None and value > high):
+    if not math.isfinite(value) or value < low or (high is not None and value > high):
         upper = "" if high is None else f" and at most {high}"
         raise ValueError(f"{name}={raw!r} must be at least {low}{upper}")
     return value

@@ -63,7 +63,11 @@ class Serializer:
             if self.name == "noop":
                 return (bytes(payload),), {}
             args, kwargs = self.loads(payload)
-            return tuple(args), dict(kwargs)
+            if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
+                raise TypeError("a request is a pair of a list and a map")
+            if not all(isinstance(name, str) for name in kwargs):
+                raise TypeError("names of keyword arguments are strings")
+            return tuple(args), kwargs
         except Exception as error:
             raise self._error("request", "deserialize", (), error) from error
 
@@ -92,8 +96,8 @@ class Serializer:
     def _error(
         self, direction: str, verb: str, values: tuple[Any, ...], cause: Exception
     ) -> SerializationError:
-        offender = next((v for v in values if not self._fits(v)), None)
-        what = f" a value of type {_type_name(offender)}" if offender is not None else ""
+        offenders = [_type_name(v) for v in values if not self._fits(v)]
+        what = f" a value of type {offenders[0]}" if offenders else ""
         return SerializationError(
             f"serializer {self.name!r} could not {verb}{what} in the {direction}: "
             f"{type(cause).__name__}: {cause} ({self.hint})",
@@ -177,7 +181,7 @@ _serializers: dict[str, Serializer] = {
         Serializer("pickle", _pickle_dumps, pickle.loads),
         Serializer("msgpack", _msgpack_dumps, _msgpack_loads),
         Serializer("orjson", orjson.dumps, orjson.loads, _JSON_HINT),
-        Serializer("noop", _bytes_or_refuse, bytes, "'noop' is for bytes only"),
+        Serializer("noop", _bytes_or_refuse, bytes, "'cloudpickle' takes more than bytes"),
     )
 }
 _BUILT_IN = frozenset(_serializers)

@@ -132,14 +132,14 @@ class Credit(_message.Message):
     def __init__(self, id: _Optional[int] = ..., items: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ReplicaBatch(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "fragments", "replies", "rejected", "accepted_through", "ongoing", "pong", "slot_free", "drain")
+    __slots__ = ("challenge", "welcome", "refusal", "fragments", "replies", "rejected", "requests_read", "ongoing", "pong", "slot_free", "drain")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     FRAGMENTS_FIELD_NUMBER: _ClassVar[int]
     REPLIES_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
-    ACCEPTED_THROUGH_FIELD_NUMBER: _ClassVar[int]
+    REQUESTS_READ_FIELD_NUMBER: _ClassVar[int]
     ONGOING_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     SLOT_FREE_FIELD_NUMBER: _ClassVar[int]
@@ -150,12 +150,12 @@ class ReplicaBatch(_message.Message):
     fragments: _containers.RepeatedCompositeFieldContainer[Fragment]
     replies: _containers.RepeatedCompositeFieldContainer[Reply]
     rejected: _containers.RepeatedScalarFieldContainer[int]
-    accepted_through: int
+    requests_read: int
     ongoing: int
     pong: int
     slot_free: bool
     drain: Drain
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., rejected: _Optional[_Iterable[int]] = ..., accepted_through: _Optional[int] = ..., ongoing: _Optional[int] = ..., pong: _Optional[int] = ..., slot_free: bool = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., rejected: _Optional[_Iterable[int]] = ..., requests_read: _Optional[int] = ..., ongoing: _Optional[int] = ..., pong: _Optional[int] = ..., slot_free: bool = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("version", "nonce", "epoch", "mac")
@@ -274,7 +274,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[_Union[Error.Code, str]] = ..., type_name: _Optional[str] = ..., message: _Optional[str] = ..., traceback: _Optional[str] = ..., pickled: _Optional[bytes] = ..., may_have_executed: bool = ..., size: _Optional[int] = ..., limit: _Optional[int] = ..., serializer: _Optional[str] = ..., function_name: _Optional[str] = ..., pid: _Optional[int] = ..., node_ip: _Optional[str] = ..., direction: _Optional[str] = ...) -> None: ...
 
 class Drain(_message.Message):
-    __slots__ = ("last_id",)
-    LAST_ID_FIELD_NUMBER: _ClassVar[int]
-    last_id: int
-    def __init__(self, last_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ("requests_read",)
+    REQUESTS_READ_FIELD_NUMBER: _ClassVar[int]
+    requests_read: int
+    def __init__(self, requests_read: _Optional[int] = ...) -> None: ...

@@ -15,6 +15,7 @@ from ray.serve.exceptions import RequestCancelledError
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.cluster import node_address
 from serve_grpc.errors import ReplicaError
+from serve_grpc.protocol.status import valid_text
 
 __all__ = ["message_from_exception", "raisable_from_message"]
 
@@ -27,19 +28,26 @@ def message_from_exception(error: BaseException, function_name: str) -> Error:
         # Raised by the handler on its own: the error of this call, not a cancel of the caller's.
         code, text = Error.CANCELLED, "the handler raised CancelledError"
     else:
-        code, text = Error.USER_EXCEPTION, str(error)
+        code, text = Error.USER_EXCEPTION, _text_of(error)
     kind = type(error)
     return Error(
         code=code,
         type_name=f"{kind.__module__}.{kind.__qualname__}",
-        message=text,
-        traceback="".join(traceback.format_exception(kind, error, error.__traceback__)),
+        message=valid_text(text),
+        traceback=valid_text("".join(traceback.format_exception(kind, error, error.__traceback__))),
         pickled=_pickle(error),
         may_have_executed=True,
         function_name=function_name,
         pid=os.getpid(),
         node_ip=node_address(),
     )
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as reason:
+        return f"(its text cannot be had: {type(reason).__name__})"
 
 
 def _pickle(error: BaseException) -> bytes:

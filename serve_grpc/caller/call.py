@@ -146,18 +146,21 @@ class Call:
 
     def succeed(self, payload: bytes) -> None:
         """The result of a unary call, or the end of a stream."""
-        self.value = payload
-        self._finish()
+        if not self.done:
+            self.value = payload
+            self._finish()
 
     def succeed_with(self, value: Any) -> None:
         """A result that needs no deserializing."""
-        self.value, self.has_value = value, True
-        self._finish()
+        if not self.done:
+            self.value, self.has_value = value, True
+            self._finish()
 
     def fail(self, error: BaseException) -> None:
         """The call ended with an error."""
-        self.error = error
-        self._finish()
+        if not self.done:
+            self.error = error
+            self._finish()
 
     def add_item(self, payload: Any) -> None:
         """One item of a stream."""
@@ -167,8 +170,6 @@ class Call:
             self._wake()
 
     def _finish(self) -> None:
-        if self.done:
-            return
         self.done = True
         self.native = None
         if self.expiry is not None:
@@ -202,13 +203,35 @@ class Call:
 
         Cancelling the last task that waits here cancels the call.
         """
-        if self.done:
-            return
+        while not self.done:
+            await self._wait_async(lambda: self.done)
+
+    def wait_done_blocking(self, timeout_s: float | None) -> bool:
+        """Block until the call has ended; False if `timeout_s` passed first."""
+        return self.done or self._wait_in_thread(lambda: self.done, timeout_s)
+
+    async def wait_item(self) -> bool:
+        """Return when there is an item; False if the stream is over instead."""
+        while not self._items and not self.done:
+            await self._wait_async(self._has_news)
+        return bool(self._items)
+
+    def wait_item_blocking(self) -> bool:
+        """As `wait_item`, for a thread."""
+        while not self._items and not self.done:
+            self._wait_in_thread(self._has_news, None)
+        return bool(self._items)
+
+    def _has_news(self) -> bool:
+        return bool(self._items) or self.done
+
+    async def _wait_async(self, has_happened: Callable[[], bool]) -> None:
         waiter = _AsyncWaiter(asyncio.get_running_loop())
         self._waiters.append(waiter)
         self.awaiting += 1
         try:
-            if not self.done:
+            # Looked at again, now that the waiter is down: the producer looks the other way round.
+            if not has_happened():
                 await waiter.future
         except asyncio.CancelledError:
             if self.awaiting == 1:
@@ -216,41 +239,21 @@ class Call:
             raise
         finally:
             self.awaiting -= 1
+            self._forget(waiter)
 
-    def wait_done_blocking(self, timeout_s: float | None) -> bool:
-        """Block until the call has ended; False if `timeout_s` passed first."""
-        if self.done:
-            return True
+    def _wait_in_thread(self, has_happened: Callable[[], bool], timeout_s: float | None) -> bool:
         waiter = _ThreadWaiter()
         self._waiters.append(waiter)
-        return self.done or waiter.event.wait(timeout_s)
+        try:
+            return has_happened() or waiter.event.wait(timeout_s)
+        finally:
+            self._forget(waiter)
 
-    async def wait_item(self) -> bool:
-        """Return when there is an item; False if the stream is over instead."""
-        while not self._items:
-            if self.done and not self._items:
-                return False
-            waiter = _AsyncWaiter(asyncio.get_running_loop())
-            self._waiters.append(waiter)
-            if self._items or self.done:
-                continue
-            try:
-                await waiter.future
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
-        return True
-
-    def wait_item_blocking(self) -> bool:
-        """As `wait_item`, for a thread."""
-        while not self._items:
-            if self.done and not self._items:
-                return False
-            waiter = _ThreadWaiter()
-            self._waiters.append(waiter)
-            if not self._items and not self.done:
-                waiter.event.wait()
-        return True
+    def _forget(self, waiter: _AsyncWaiter | _ThreadWaiter) -> None:
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            return  # it was woken
 
     def take_item(self) -> Any:
         """The next item; only when a wait said that there is one."""

@@ -39,12 +39,16 @@ __all__ = [
 
 CallT = TypeVar("CallT")
 
+_REPLY_KINDS = frozenset(Reply.Kind.values())
+
 
 class HandshakeRefused(Exception):
     """The peer refused the session, or failed to prove itself."""
 
     def __init__(self, reason: Refusal.Reason, message: str) -> None:
-        super().__init__(f"{Refusal.Reason.Name(reason)}: {message}")
+        known = Refusal.Reason.values()
+        name = Refusal.Reason.Name(reason) if reason in known else f"reason {reason}"
+        super().__init__(f"{name}: {message}")
         self.reason = reason
 
 
@@ -133,12 +137,14 @@ class CallerSession(Generic[CallT]):
         self._templates: dict[Envelope, int] = {}
         self._next_template = 0
         self._next_id = 1
-        self._sent_in_batch: dict[int, int] = {}
+        # Of each call whose request frame was queued: which one it is, and in which message.
+        self._queued: dict[int, tuple[int, int]] = {}
+        self._requests_queued = 0
         self.state = SessionState.HELLO
         self.outbox: Outbox[CallerBatch] = Outbox(CallerBatch)
         self.calls: dict[int, CallT] = {}
         self.epoch = 0
-        self.accepted_through = 0
+        self.requests_read = 0
         self.max_ongoing_requests = 0
         self.peer_max_message_bytes = 0
         hello = self.outbox.batch.hello
@@ -149,7 +155,7 @@ class CallerSession(Generic[CallT]):
     def __repr__(self) -> str:
         return (
             f"<CallerSession to {self._replica_id} {self.state.value}, {len(self.calls)} calls, "
-            f"accepted through {self.accepted_through}, {self.outbox!r}>"
+            f"{self.requests_read} requests read, {self.outbox!r}>"
         )
 
     # ------------------------------------------------------------ sending
@@ -171,10 +177,10 @@ class CallerSession(Generic[CallT]):
 
     def _add_request(self, call_id: int, fields: RequestFields, payload: bytes) -> None:
         outbox = self.outbox
-        batch = outbox.batch
-        request = batch.requests.add(
+        template = self._template(fields.envelope)
+        request = outbox.batch.requests.add(
             id=call_id,
-            template=self._template(fields.envelope, batch),
+            template=template,
             request_id=fields.request_id,
             payload=payload,
         )
@@ -189,18 +195,21 @@ class CallerSession(Generic[CallT]):
             request.session_id = fields.session_id
         if fields.client:
             request.client = fields.client
-        self._sent_in_batch[call_id] = outbox.pending_batch
+        self._requests_queued += 1
+        self._queued[call_id] = self._requests_queued, outbox.pending_batch
         outbox.added(len(payload))
 
-    def _template(self, envelope: Envelope, batch: CallerBatch) -> int:
+    def _template(self, envelope: Envelope) -> int:
         number = self._templates.get(envelope)
         if number is None:
             if len(self._templates) >= MAX_TEMPLATES:
                 self._templates.clear()
                 self._next_template = 0
+                # A batch's templates are read before its requests, so the old meanings go first.
+                self.outbox.close_batch()
             self._next_template += 1
             number = self._templates[envelope] = self._next_template
-            batch.templates.add(number=number, **envelope._asdict())
+            self.outbox.batch.templates.add(number=number, **envelope._asdict())
         return number
 
     def cancel(self, call_id: int) -> None:
@@ -209,7 +218,7 @@ class CallerSession(Generic[CallT]):
             return
         self._assembler.discard(call_id)
         self.outbox.drop_large(call_id)
-        self._sent_in_batch.pop(call_id, None)
+        self._queued.pop(call_id, None)
         self.outbox.batch.cancels.append(call_id)
         self.outbox.added()
 
@@ -246,20 +255,22 @@ class CallerSession(Generic[CallT]):
             call = self._end(call_id)
             if call is not None:
                 received.rejected.append(call)
-        if batch.accepted_through:
-            self.accepted_through = batch.accepted_through
+        if batch.requests_read:
+            self.requests_read = batch.requests_read
         if batch.HasField("ongoing"):
             received.ongoing = batch.ongoing
         if batch.HasField("drain"):
             self.state = SessionState.DRAINING
             received.draining = True
-            for call_id in [i for i in self.calls if i > batch.drain.last_id]:
+            for call_id in self._beyond(batch.drain.requests_read):
                 received.undelivered.append(self.calls[call_id])
                 self._end(call_id)
         return received
 
     def _on_reply(self, reply: Reply, received: Received[CallT]) -> None:
         call_id, kind = reply.id, reply.kind
+        if kind not in _REPLY_KINDS:
+            raise WireError(f"reply of unknown kind {kind}")
         call = self.calls.get(call_id)
         if call is None:
             return
@@ -285,10 +296,15 @@ class CallerSession(Generic[CallT]):
         except (DecodeError, PayloadOverflow) as reason:
             return Error(message=f"the replica's error cannot be read: {reason!r}")
 
+    def _beyond(self, requests_read: int) -> list[int]:
+        """Ids of the calls whose request is not among the first ones."""
+        queued = self._queued
+        return [i for i in self.calls if i not in queued or queued[i][0] > requests_read]
+
     def _end(self, call_id: int) -> CallT | None:
         self._assembler.discard(call_id)
         self.outbox.drop_large(call_id)
-        self._sent_in_batch.pop(call_id, None)
+        self._queued.pop(call_id, None)
         return self.calls.pop(call_id, None)
 
     def _handshake(self, batch: ReplicaBatch) -> Received[CallT]:
@@ -312,6 +328,7 @@ class CallerSession(Generic[CallT]):
         challenge = batch.challenge
         signed = (self._nonce, challenge.nonce, self._replica_id, challenge.epoch)
         if not handshake.MIN_VERSION <= challenge.version <= handshake.MAX_VERSION:
+            self.state = SessionState.CLOSED
             raise HandshakeRefused(Refusal.VERSION, f"the replica chose {challenge.version}")
         if not handshake.verify_session(self._secret, challenge.mac, "replica", *signed):
             self.state = SessionState.CLOSED
@@ -332,11 +349,11 @@ class CallerSession(Generic[CallT]):
         self.state = SessionState.CLOSED
         lost = [(call, self._may_have_started(call_id)) for call_id, call in self.calls.items()]
         self.calls.clear()
-        self._sent_in_batch.clear()
+        self._queued.clear()
         return lost
 
     def _may_have_started(self, call_id: int) -> bool:
         # A request that was never handed to the transport cannot have started. One that was may
         # have, whether or not the replica said so in time.
-        batch = self._sent_in_batch.get(call_id)
-        return batch is not None and batch <= self.outbox.batches_taken
+        queued = self._queued.get(call_id)
+        return queued is not None and queued[1] <= self.outbox.batches_taken

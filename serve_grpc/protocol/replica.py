@@ -88,7 +88,8 @@ class ReplicaSession:
         self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
         self._templates: dict[int, Template] = {}
         self._caller_nonce = b""
-        self._last_id = 0
+        self._requests_read = 0
+        self._must_drain = False
         self.ongoing_ids: set[int] = set()
         self.state = SessionState.HELLO
         self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)
@@ -115,8 +116,9 @@ class ReplicaSession:
             if len(self._templates) >= MAX_TEMPLATES and template.number not in self._templates:
                 raise WireError(f"more than {MAX_TEMPLATES} templates")
             self._templates[template.number] = template
-        for call_id, part in fragments:
-            self._assembler.add(call_id, part)
+        if self.state is SessionState.OPEN:  # while draining, no request will own them
+            for call_id, part in fragments:
+                self._assembler.add(call_id, part)
         for request in batch.requests:
             self._on_request(request, arrival)
         for credit in batch.credits:
@@ -131,17 +133,17 @@ class ReplicaSession:
             self.outbox.added()
         if batch.requests and self.state is SessionState.OPEN:
             # Cumulative, so it rides on whatever leaves next; it never causes a message.
-            self.outbox.batch.accepted_through = self._last_id
+            self.outbox.batch.requests_read = self._requests_read
         return arrival
 
     def _on_request(self, request: Request, arrival: Arrival) -> None:
         call_id = request.id
-        if call_id <= self._last_id:
-            raise WireError(f"request id {call_id} after {self._last_id}")
+        if call_id == 0 or call_id in self.ongoing_ids:
+            raise WireError(f"request id {call_id} is 0 or in use")
         if self.state is not SessionState.OPEN:
             self._assembler.discard(call_id)
-            return  # beyond the drain's last id; the caller knows that it did not start
-        self._last_id = call_id
+            return  # not among the drain's requests; the caller knows that it did not start
+        self._requests_read += 1
         self.ongoing_ids.add(call_id)
         template = self._templates.get(request.template)
         if template is None:
@@ -174,6 +176,8 @@ class ReplicaSession:
             welcome.max_ongoing_requests = self._max_ongoing_requests
             welcome.max_message_bytes = self._max_message_bytes
             self.outbox.added()
+            if self._must_drain:
+                self.drain()
             return Arrival()
         return self.refuse(Refusal.PROTOCOL, f"expected {self.state.value}")
 
@@ -273,8 +277,13 @@ class ReplicaSession:
         """Take no more requests; those already returned by `receive` go on."""
         if self.state is SessionState.OPEN:
             self.state = SessionState.DRAINING
-            self.outbox.batch.drain.last_id = self._last_id
+            self._assembler.clear()
+            # The caller looks for fields of an open session only after the welcome's message.
+            self.outbox.close_batch()
+            self.outbox.batch.drain.requests_read = self._requests_read
             self.outbox.added()
+        else:
+            self._must_drain = True
 
     def close(self) -> list[int]:
         """End the session; returns the ids of the calls it still had."""

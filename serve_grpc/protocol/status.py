@@ -8,9 +8,14 @@ from __future__ import annotations
 from serve_grpc import errors
 from serve_grpc._generated.replica_pb2 import Error
 
-__all__ = ["error_from_message", "message_from_error", "shortened"]
+__all__ = ["error_from_message", "message_from_error", "shortened", "valid_text"]
 
 MAX_TEXT_CHARACTERS = 2_000
+
+
+def valid_text(text: str) -> str:
+    """`text` as protobuf takes it: without lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def shortened(error: Error) -> Error:
@@ -28,7 +33,7 @@ def message_from_error(error: errors.ServeGrpcError) -> Error:
     message = Error(
         code=Error.INTERNAL,
         type_name=type(error).__name__,
-        message=error.message,
+        message=valid_text(error.message),
         may_have_executed=error.may_have_executed,
     )
     if isinstance(error, errors.MessageTooLargeError):

@@ -23,6 +23,7 @@ __all__ = [
     "BATCH_BYTES",
     "FRAGMENT_BYTES",
     "INLINE_BYTES",
+    "MAX_INTERLEAVED",
     "MAX_TEMPLATES",
     "MAX_UNFINISHED_PAYLOADS",
     "Assembler",
@@ -45,8 +46,10 @@ FRAME_OVERHEAD_BYTES = 96
 """What a frame adds to its payload, for the estimate of a batch's size."""
 MAX_TEMPLATES = 1024
 """Envelopes a session remembers; after that, their numbers are given out anew."""
-MAX_UNFINISHED_PAYLOADS = 64
-"""Unfinished payloads of the largest size that one side of a session holds."""
+MAX_INTERLEAVED = 8
+"""Large payloads that leave side by side; the next one starts when one of them is out."""
+MAX_UNFINISHED_PAYLOADS = 2 * MAX_INTERLEAVED
+"""Unfinished payloads of the largest size that one side of a session holds for the other."""
 MAX_UNFINISHED_IDS = 4096
 """Ids with unfinished payloads of any size that one side of a session holds."""
 
@@ -127,19 +130,9 @@ def _split_fragments(data: memoryview) -> tuple[bytes, list[tuple[int, bytes | m
     while position < len(data):
         start = position
         tag, position = _read_varint(data, position)
-        wire_type = tag & 7
-        if wire_type == 2:
-            length, position = _read_varint(data, position)
-            end = position + length
-        elif wire_type == 0:
-            _, end = _read_varint(data, position)
-        elif wire_type in (1, 5):
-            end = position + (8 if wire_type == 1 else 4)
-        else:
-            raise WireError(f"wire type {wire_type} is not in use")
-        if end > len(data):
-            raise WireError("a field runs past the end of the message")
+        end = _skip_field(data, tag, position)
         if tag == _FRAGMENTS_TAG:
+            _, position = _read_varint(data, position)
             fragments.append(_read_fragment(data[position:end]))
         else:
             rest.append(data[start:end])
@@ -154,14 +147,32 @@ def _read_fragment(data: memoryview) -> tuple[int, memoryview]:
         if tag == _ID_TAG:
             call_id, position = _read_varint(data, position)
         elif tag == _DATA_TAG:
-            length, position = _read_varint(data, position)
-            if position + length > len(data):
-                raise WireError("a fragment runs past its end")
-            payload = data[position : position + length]
-            position += length
-        else:
-            raise WireError(f"unknown tag {tag} in a fragment")
+            end = _skip_field(data, tag, position)
+            _, position = _read_varint(data, position)
+            payload = data[position:end]
+            position = end
+        else:  # a field of a newer version
+            position = _skip_field(data, tag, position)
     return call_id, payload
+
+
+def _skip_field(data: memoryview, tag: int, position: int) -> int:
+    """Position behind the value of a field."""
+    wire_type = tag & 7
+    if not 8 <= tag < 2**32:
+        raise WireError(f"{tag} is no tag of a field")
+    if wire_type == 0:
+        return _read_varint(data, position)[1]
+    if wire_type == 2:
+        length, position = _read_varint(data, position)
+        end = position + length
+    elif wire_type in (1, 5):
+        end = position + (8 if wire_type == 1 else 4)
+    else:
+        raise WireError(f"wire type {wire_type} is not in use")
+    if end > len(data):
+        raise WireError("a field runs past its end")
+    return end
 
 
 class Assembler:
@@ -215,6 +226,12 @@ class Assembler:
         self._sizes.pop(call_id, None)
         self._forget_parts(call_id)
 
+    def clear(self) -> None:
+        """Drop everything held."""
+        self._parts.clear()
+        self._sizes.clear()
+        self.total_bytes = 0
+
     def _forget_parts(self, call_id: int) -> list[bytes | memoryview]:
         parts = self._parts.pop(call_id, [])
         self.total_bytes -= sum(map(len, parts))
@@ -224,11 +241,11 @@ class Assembler:
 class _Bulk:
     """One large payload on its way out, and the frames of the same id that wait behind it."""
 
-    def __init__(self, payload: memoryview) -> None:
+    def __init__(self, payload: memoryview, after_batch: int) -> None:
         self.payload = payload
         self.offset = 0
-        self.after_batch = 0
-        """The message that carries the frame owning the previous payload of this id, if any."""
+        self.after_batch = after_batch
+        """The last message with an earlier frame of this id; fragments come after it."""
         self.then: deque[tuple[Callable[[], None], memoryview | None]] = deque()
 
 
@@ -250,6 +267,8 @@ class Outbox(Generic[BatchT]):
         self._kind: type[BatchT] = kind
         self._closed: deque[tuple[BatchT, int]] = deque()
         self._bulk: dict[int, _Bulk] = {}
+        self._leaving: list[int] = []
+        self._waiting: deque[int] = deque()
         self.batch: BatchT = kind()
         self._open_bytes = 0
         self.queued_bytes = 0
@@ -275,6 +294,11 @@ class Outbox(Generic[BatchT]):
         self._open_bytes += size
         self.queued_bytes += size
         if self._open_bytes >= BATCH_BYTES:
+            self.close_batch()
+
+    def close_batch(self) -> None:
+        """Let later frames go into another message than those so far."""
+        if self._open_bytes:
             self._closed.append((self.batch, self._open_bytes))
             self.batch = self._kind()
             self._open_bytes = 0
@@ -289,8 +313,12 @@ class Outbox(Generic[BatchT]):
         self.queued_bytes += len(view)
         bulk = self._bulk.get(call_id)
         if bulk is None:
-            bulk = self._bulk[call_id] = _Bulk(view)
+            # An earlier small frame of this id may wait in a batch; fragments must not pass it.
+            bulk = _Bulk(view, self.batches_taken + len(self._closed) + bool(self._open_bytes))
             bulk.then.append((then, None))
+            self._bulk[call_id] = bulk
+            self._waiting.append(call_id)
+            self._start_waiting()
         else:
             bulk.then.append((then, view))
 
@@ -304,6 +332,11 @@ class Outbox(Generic[BatchT]):
         if bulk is not None:
             self.queued_bytes -= len(bulk.payload) - bulk.offset
             self.queued_bytes -= sum(len(view) for _, view in bulk.then if view is not None)
+            if call_id in self._leaving:
+                self._leaving.remove(call_id)
+            else:
+                self._waiting.remove(call_id)
+            self._start_waiting()
 
     def take(self) -> bytes:
         """The next message, b"" if nothing waits."""
@@ -322,25 +355,33 @@ class Outbox(Generic[BatchT]):
         small = batch.SerializeToString() if size else b""
         return b"".join((*fragments, small)) if fragments else small
 
+    def _start_waiting(self) -> None:
+        while self._waiting and len(self._leaving) < MAX_INTERLEAVED:
+            self._leaving.append(self._waiting.popleft())
+
     def _take_fragments(self) -> list[bytes | memoryview]:
         out: list[bytes | memoryview] = []
         budget = FRAGMENT_BYTES
-        for call_id in list(self._bulk):
-            if self._bulk[call_id].after_batch > self.batches_taken:
-                continue  # the frame that owns the id's previous fragments is not out yet
-            bulk = self._bulk.pop(call_id)
+        for call_id in tuple(self._leaving):
+            bulk = self._bulk[call_id]
+            if bulk.after_batch > self.batches_taken:
+                continue
             chunk = bulk.payload[bulk.offset : bulk.offset + budget]
             bulk.offset += len(chunk)
             budget -= len(chunk)
             self.queued_bytes -= len(chunk)
             out.extend(encode_fragment(call_id, chunk))
-            if bulk.offset < len(bulk.payload) or self._finish(call_id, bulk):
-                self._bulk[call_id] = bulk  # to the end of the row: large payloads take turns
+            self._leaving.remove(call_id)
+            if bulk.offset < len(bulk.payload) or self._finish(bulk):
+                self._leaving.append(call_id)  # at the end: large payloads take turns
+            else:
+                del self._bulk[call_id]
             if budget <= 0:
                 break
+        self._start_waiting()
         return out
 
-    def _finish(self, call_id: int, bulk: _Bulk) -> bool:
+    def _finish(self, bulk: _Bulk) -> bool:
         """Queue the frames behind a sent payload; whether another large payload follows."""
         then, _ = bulk.then.popleft()
         owner_batch = self.pending_batch

@@ -75,7 +75,7 @@ class Mailbox:
             function, args = self._items.popleft()
             try:
                 function(*args)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 self.loop.call_exception_handler(
                     {"message": f"error in {function!r} posted to a loop", "exception": error}
                 )

@@ -1,0 +1,168 @@
+"""The two session machines against each other, under any interleaving, with any end.
+
+`Network` checks each step; here it is only driven: by Hypothesis, which finds short counterexamples,
+and by long random lives, which reach what short ones do not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from serve_grpc._generated.replica_pb2 import Reply
+from tests.property.session_network import LIMIT, Network, Sent
+
+pytestmark = pytest.mark.usefixtures("tiny_messages")
+
+# Around what travels inside a frame, what fits one fragment, and the limit.
+SIZES = st.sampled_from([0, 5, 9, 10, 11, 17, 18, 30, 60, LIMIT - 3, LIMIT, LIMIT + 30])
+ANY = st.integers(0, 1000)
+
+
+class SessionsMachine(RuleBasedStateMachine):
+    """Anything that a caller, a replica or the network may do next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Network()
+
+    def an_open_call(self, index: int) -> Sent:
+        return self.network.open_calls[index % len(self.network.open_calls)]
+
+    def a_running_id(self, index: int) -> int:
+        return list(self.network.running)[index % len(self.network.running)]
+
+    @precondition(lambda self: self.network.may_request)
+    @rule(method=st.integers(0, 5), size=SIZES, is_stream=st.booleans())
+    def request(self, method: int, size: int, is_stream: bool) -> None:
+        self.network.request(method, size, is_stream=is_stream)
+
+    @precondition(lambda self: self.network.open_calls)
+    @rule(index=ANY)
+    def cancel(self, index: int) -> None:
+        self.network.cancel(self.an_open_call(index))
+
+    @precondition(lambda self: self.network.open_calls)
+    @rule(index=ANY, items=st.integers(0, 9), bytes_=st.integers(0, 99))
+    def grant(self, index: int, items: int, bytes_: int) -> None:
+        self.network.grant(self.an_open_call(index), items, bytes_)
+
+    @precondition(lambda self: self.network.running)
+    @rule(index=ANY, size=SIZES)
+    def answer(self, index: int, size: int) -> None:
+        call_id = self.a_running_id(index)
+        is_stream = self.network.running[call_id].is_stream
+        self.network.answer(call_id, Reply.ITEM if is_stream else Reply.RESULT, size)
+
+    @precondition(lambda self: any(call.is_stream for call in self.network.running.values()))
+    @rule(index=ANY)
+    def end_a_stream(self, index: int) -> None:
+        streams = [i for i, call in self.network.running.items() if call.is_stream]
+        self.network.answer(streams[index % len(streams)], Reply.END, 0)
+
+    @precondition(lambda self: self.network.running)
+    @rule(index=ANY, size=SIZES)
+    def fail(self, index: int, size: int) -> None:
+        self.network.fail(self.a_running_id(index), size)
+
+    @rule(by_caller=st.booleans())
+    def write(self, by_caller: bool) -> None:
+        self.network.write(by_caller=by_caller)
+
+    @rule(to_caller=st.booleans())
+    def deliver(self, to_caller: bool) -> None:
+        self.network.deliver(to_caller=to_caller)
+
+    @rule(to_caller=st.booleans())
+    def carry(self, to_caller: bool) -> None:
+        self.network.write(by_caller=not to_caller)
+        self.network.deliver(to_caller=to_caller)
+
+    @rule(is_full=st.booleans())
+    def fill(self, is_full: bool) -> None:
+        self.network.is_full = is_full
+        if not is_full and not self.network.is_cut:
+            self.network.replica.slot_free()
+
+    @precondition(lambda self: not self.network.is_cut)
+    @rule(number=st.integers(1, 9))
+    def ping(self, number: int) -> None:
+        self.network.caller.ping(number)
+
+    @precondition(lambda self: not self.network.is_cut and len(self.network.calls) > 2)
+    @rule()
+    def drain(self) -> None:
+        self.network.replica.drain()
+
+    @precondition(lambda self: not self.network.is_cut and len(self.network.calls) > 4)
+    @rule()
+    def cut(self) -> None:
+        self.network.cut()
+
+    def teardown(self) -> None:
+        self.network.quiesce()
+
+
+TestSessions = SessionsMachine.TestCase
+TestSessions.settings = settings(max_examples=120, stateful_step_count=40)
+
+
+def live(rng: random.Random, steps: int) -> Network:
+    """A network after `steps` random steps; drains and cuts come rarely, so that much happens."""
+    network = Network()
+    sizes = [0, 5, 10, 11, 30, LIMIT - 4, LIMIT + 30]
+    for _ in range(steps):
+        step, size = rng.random(), rng.choice(sizes)
+        if step < 0.22 and network.may_request:
+            network.request(rng.randrange(6), size, is_stream=rng.random() < 0.5)
+        elif step < 0.42 and network.running:
+            call_id = rng.choice(list(network.running))
+            is_stream = network.running[call_id].is_stream
+            last = Reply.END if is_stream else Reply.RESULT
+            network.answer(call_id, Reply.ITEM if is_stream and rng.random() < 0.8 else last, size)
+        elif step < 0.44 and network.running:
+            network.fail(rng.choice(list(network.running)), size)
+        elif step < 0.48 and network.open_calls:
+            network.cancel(rng.choice(network.open_calls))
+        elif step < 0.52 and network.open_calls:
+            network.grant(rng.choice(network.open_calls), 1, size)
+        elif step < 0.53:
+            network.is_full = not network.is_full
+        elif step < 0.531 and not network.is_cut:
+            network.replica.drain()
+        elif step < 0.5315 and not network.is_cut:
+            network.cut()
+        elif step < 0.75:
+            network.write(by_caller=rng.random() < 0.5)
+        else:
+            network.deliver(to_caller=rng.random() < 0.5)
+    return network
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_in_a_long_life_every_call_ends_once_and_nothing_is_left(seed: int) -> None:
+    network = live(random.Random(seed), steps=1500)
+    network.quiesce()
+    assert all(call.outcome for call in network.calls.values())
+
+
+def test_such_lives_see_every_kind_of_end() -> None:
+    ends: Counter[str] = Counter()
+    for seed in range(12):
+        network = live(random.Random(seed), steps=1500)
+        network.quiesce()
+        ends.update(call.outcome for call in network.calls.values())
+    assert set(ends) == {
+        "cancelled",
+        "failed",
+        "lost",
+        "not started",
+        "rejected",
+        "succeeded",
+        "too large",
+    }

@@ -1,0 +1,28 @@
+"""A class that knows nothing of the package."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from tests.ray.apps.failures import raise_kind
+
+__all__ = ["Plain"]
+
+
+class Plain:
+    """A few methods."""
+
+    async def __call__(self, value: Any = None) -> Any:
+        return value
+
+    async def items(self, number: int) -> AsyncIterator[int]:
+        for i in range(number):
+            yield i
+
+    async def fail(self, kind: str) -> None:
+        raise_kind(kind)
+
+    async def hold(self) -> None:
+        await asyncio.Event().wait()

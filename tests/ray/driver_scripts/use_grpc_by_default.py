@@ -1,0 +1,26 @@
+"""With RAY_SERVE_USE_GRPC_BY_DEFAULT=1 handles speak gRPC; a handle's own option overrides it."""
+
+from __future__ import annotations
+
+import serve_grpc
+from tests.ray.apps.plain import Plain
+from tests.ray.scripts import own_ray
+
+
+def main() -> None:
+    with own_ray():
+        app = serve_grpc.deployment(ray_actor_options={"num_cpus": 0.01})(Plain).bind()
+        handle = serve_grpc.run(app, name="default", route_prefix=None)
+        response = handle.remote(1)
+        assert not response.by_reference
+        assert response.result(timeout_s=20) == 1
+        stream = handle.options(method_name="items", stream=True).remote(2)
+        assert not stream.by_reference
+        assert list(stream) == [0, 1]
+        other = handle.options(_by_reference=True).remote(2)
+        assert other.by_reference
+        assert other.result(timeout_s=20) == 2
+
+
+if __name__ == "__main__":
+    main()

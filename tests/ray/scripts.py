@@ -1,0 +1,55 @@
+"""Runs a script of `driver_scripts` in a process and on a Ray of its own.
+
+For variables that the driver itself reads when it imports Ray Serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["own_ray", "run_script"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_script(name: str, *, env: dict[str, str], timeout_s: float = 90.0) -> str:
+    """Run it; returns what it printed. A failed assertion in it fails the test."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.ray.driver_scripts.{name}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@contextlib.contextmanager
+def own_ray() -> Iterator[None]:
+    """Ray and Serve for the script, gone at its end."""
+    import ray
+    from ray import serve
+
+    from tests.conftest import free_port
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
+        yield
+        serve.shutdown()
+    finally:
+        ray.shutdown()

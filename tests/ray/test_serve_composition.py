@@ -1,0 +1,99 @@
+"""Responses and ObjectRefs as arguments of further calls."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+import ray
+
+from serve_grpc.errors import DeadlineExceededError
+
+BOTH = (True, False)
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.product(BOTH, BOTH))
+def test_response_is_an_argument_of_another_call(bench, inner, first, second):
+    response = bench.options(_by_reference=first).remote("from the first")
+    chained = inner.options(_by_reference=second).arguments.remote(response, x=response)
+    assert chained.result(timeout_s=20) == [["from the first"], {"x": "from the first"}]
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.product(BOTH, BOTH))
+def test_response_is_an_argument_in_async_code(bench, inner, first, second):
+    async def main():
+        response = bench.options(_by_reference=first).remote("from the first")
+        return await inner.options(_by_reference=second).remote(response)
+
+    assert asyncio.run(main()) == "from the first"
+
+
+@pytest.mark.parametrize("first", BOTH)
+def test_failed_response_as_argument_fails_the_second_call(bench, inner, first):
+    response = bench.options(_by_reference=first).fail.remote("ValueError")
+    with pytest.raises(ValueError, match="a bad value"):
+        inner.remote(response).result(timeout_s=20)
+
+
+def test_cancelling_a_call_that_waits_for_its_argument_ends_it(bench, inner, key):
+    from ray.serve.exceptions import RequestCancelledError
+
+    held = bench.hold.remote(key)
+    waiting = inner.remote(held)
+    waiting.cancel()
+    with pytest.raises(RequestCancelledError):
+        waiting.result(timeout_s=20)
+    bench.release.remote(key).result(timeout_s=20)
+    assert held.result(timeout_s=20) == key
+
+
+def test_deadline_counts_while_waiting_for_an_argument(bench, inner, key):
+    held = bench.hold.remote(key)
+    with pytest.raises(DeadlineExceededError):
+        inner.options(timeout_s=0.2).remote(held).result(timeout_s=3)
+    held.cancel()
+
+
+def test_chain_of_ten_responses(bench, inner):
+    response = bench.remote("x")
+    for i in range(10):
+        response = (bench, inner)[i % 2].options(_by_reference=bool(i % 3 == 0)).remote(response)
+    assert response.result(timeout_s=20) == "x"
+
+
+@pytest.mark.parametrize("by_reference", BOTH)
+def test_object_refs_among_arguments_arrive_as_values(bench, by_reference):
+    handle = bench.options(_by_reference=by_reference)
+    ref = ray.put({"a": 1})
+    assert handle.arguments.remote(ref, x=ref).result(timeout_s=20) == [[{"a": 1}], {"x": {"a": 1}}]
+
+
+@pytest.mark.parametrize("by_reference", BOTH)
+def test_object_ref_nested_in_a_container_stays_a_reference(bench, by_reference):
+    handle = bench.options(_by_reference=by_reference)
+    nested = handle.remote([ray.put("deep")]).result(timeout_s=20)
+    assert isinstance(nested[0], ray.ObjectRef)
+    assert ray.get(nested[0], timeout=20) == "deep"
+
+
+def test_object_ref_of_a_failed_task_fails_the_call(bench):
+    @ray.remote(num_cpus=0.01)
+    def fail():
+        raise ValueError("in the task")
+
+    with pytest.raises(ValueError, match="in the task"):
+        bench.remote(fail.remote()).result(timeout_s=60)
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.product(BOTH, BOTH))
+def test_generator_as_argument_is_refused_as_serve_does(bench, inner, first, second):
+    stream = bench.options(method_name="items", stream=True, _by_reference=first).remote(3)
+    with pytest.raises(RuntimeError, match="Streaming deployment handle results cannot be passed"):
+        inner.options(_by_reference=second).remote(stream).result(timeout_s=20)
+    stream.cancel()
+
+
+def test_answers_of_a_burst_belong_to_their_calls(bench):
+    responses = [bench.remote(i) for i in range(100)]
+    assert [response.result(timeout_s=20) for response in responses] == list(range(100))

@@ -1,0 +1,226 @@
+"""The caller's machine: numbering, what ends a call, and what may have started when it closes."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_grpc._generated.replica_pb2 import CallerBatch, Error, ReplicaBatch, Reply
+from serve_grpc.protocol import caller as caller_module
+from serve_grpc.protocol import replica as replica_module
+from serve_grpc.protocol import wire
+from serve_grpc.protocol.caller import CallEvent, CallEventKind
+from serve_grpc.protocol.handshake import SessionState
+from tests.unit.sessions import STREAM, UNARY, drain_into, fields, open_pair
+
+BIG = b"x" * (wire.INLINE_BYTES + 1)
+
+
+def test_a_request_arrives_with_everything_it_says() -> None:
+    caller, replica = open_pair()
+    caller.request(
+        "call",
+        fields(
+            b"payload",
+            STREAM,
+            timeout_ms=1500,
+            multiplexed_model_id="model",
+            session_id="session",
+            credit_items=3,
+            credit_bytes=4,
+            client="10.0.0.1:5",
+        ),
+    )
+    (inbound,) = replica.receive(caller.outbox.take()).requests
+    template, request = inbound.template, inbound.request
+    assert (inbound.payload, request.request_id, request.timeout_ms) == (
+        b"payload",
+        "request",
+        1500,
+    )
+    assert (request.multiplexed_model_id, request.session_id) == ("model", "session")
+    assert (request.credit_items, request.credit_bytes, request.client) == (3, 4, "10.0.0.1:5")
+    assert (template.method, template.stream, template.route) == ("generate", True, "/route")
+    assert (template.request_serializer, template.response_serializer) == ("pickle", "msgpack")
+    assert template.app_name == "app"
+
+
+def test_an_envelope_is_sent_once() -> None:
+    caller, _ = open_pair()
+    for _ in range(3):
+        caller.request("call", fields(envelope=UNARY))
+        caller.request("call", fields(envelope=STREAM))
+    batch = CallerBatch.FromString(caller.outbox.take())
+    assert len(batch.templates) == 2
+    assert len(batch.requests) == 6
+
+
+def test_a_large_request_before_a_small_one_reaches_the_replica_with_it() -> None:
+    caller, replica = open_pair()
+    for call in ("large", "small", "large again"):
+        caller.request(call, fields(BIG if "large" in call else b"", request_id=call))
+    arrivals = drain_into(caller.outbox, replica.receive)
+    arrived = [inbound.request.request_id for a in arrivals for inbound in a.requests]
+    assert sorted(arrived) == ["large", "large again", "small"]
+    assert len(replica.ongoing_ids) == 3
+
+
+def test_a_number_given_to_a_new_envelope_keeps_its_meaning_for_earlier_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (caller_module, replica_module):
+        monkeypatch.setattr(module, "MAX_TEMPLATES", 2)
+    caller, replica = open_pair()
+    for name in ("a", "b", "a", "c", "a", "d"):
+        caller.request(name, fields(envelope=UNARY._replace(method=name), request_id=name))
+    arrivals = drain_into(caller.outbox, replica.receive)
+    arrived = [inbound for arrival in arrivals for inbound in arrival.requests]
+    assert [inbound.request.request_id for inbound in arrived] == ["a", "b", "a", "c", "a", "d"]
+    assert [inbound.template.method for inbound in arrived] == ["a", "b", "a", "c", "a", "d"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [(Reply.RESULT, b"value"), (Reply.END, b""), (Reply.RESULT, b""), (Reply.RESULT, BIG)],
+    ids=["result", "end", "empty", "large"],
+)
+def test_a_last_reply_ends_the_call_once(kind: Reply.Kind, payload: bytes) -> None:
+    caller, replica = open_pair()
+    call_id = caller.request("call", fields())
+    replica.receive(caller.outbox.take())
+    replica.reply(call_id, kind, payload)
+    replica.reply(call_id, kind, b"again")
+    heard = drain_into(replica.outbox, caller.receive)
+    events = [event for received in heard for event in received.events]
+    assert events == [CallEvent("call", kind, payload, None)]
+    assert caller.calls == {}
+
+
+def test_items_come_in_order_however_large_they_are() -> None:
+    caller, replica = open_pair()
+    call_id = caller.request("call", fields(envelope=STREAM))
+    replica.receive(caller.outbox.take())
+    items = [b"1", BIG, b"2", b"3", BIG * 2, BIG, b"4"]
+    for item in items:
+        replica.reply(call_id, Reply.ITEM, item)
+    replica.reply(call_id, Reply.END)
+    heard = drain_into(replica.outbox, caller.receive)
+    events = [event for received in heard for event in received.events]
+    assert [event.payload for event in events] == [*items, b""]
+    assert [event.kind for event in events] == [CallEventKind.ITEM] * 7 + [CallEventKind.END]
+
+
+def test_an_error_arrives_as_it_was_sent() -> None:
+    caller, replica = open_pair()
+    call_id = caller.request("call", fields())
+    replica.receive(caller.outbox.take())
+    error = Error(code=Error.USER_EXCEPTION, message="text", traceback="trace", pid=5)
+    replica.fail(call_id, error)
+    (event,) = caller.receive(replica.outbox.take()).events
+    assert (event.kind, event.error) == (CallEventKind.ERROR, error)
+    assert caller.calls == {}
+
+
+@pytest.mark.parametrize("inline_bytes", [wire.INLINE_BYTES, 10], ids=["inline", "fragments"])
+def test_a_reply_over_the_callers_limit_ends_that_call_alone(
+    monkeypatch: pytest.MonkeyPatch, inline_bytes: int
+) -> None:
+    monkeypatch.setattr(replica_module, "INLINE_BYTES", inline_bytes)
+    caller, replica = open_pair(limit=100)
+    first, second = (caller.request(name, fields()) for name in ("first", "second"))
+    replica.receive(caller.outbox.take())
+    replica.reply(first, Reply.RESULT, b"x" * 101)
+    replica.reply(second, Reply.RESULT, b"x" * 100)
+    heard = drain_into(replica.outbox, caller.receive)
+    kinds = {e.call: (e.kind, e.payload) for received in heard for e in received.events}
+    assert kinds["first"] == (CallEventKind.TOO_LARGE, b"101")
+    assert kinds["second"] == (CallEventKind.RESULT, b"x" * 100)
+    assert caller.calls == {}
+
+
+@pytest.mark.parametrize("payload", [b"", BIG], ids=["small", "large"])
+def test_nothing_is_heard_of_a_cancelled_call(payload: bytes) -> None:
+    caller, replica = open_pair()
+    call_id = caller.request("call", fields(payload))
+    drain_into(caller.outbox, replica.receive)
+    replica.reply(call_id, Reply.RESULT, BIG)
+    caller.cancel(call_id)
+    caller.cancel(call_id)
+    caller.grant(call_id, 1, 1)
+    heard = drain_into(replica.outbox, caller.receive)
+    assert [received.events for received in heard if received.events] == []
+    assert CallerBatch.FromString(caller.outbox.take()).cancels == [call_id]
+    assert not caller.outbox
+
+
+def test_a_reply_of_a_kind_it_does_not_know_never_passes_for_a_result() -> None:
+    caller, _ = open_pair()
+    call_id = caller.request("call", fields())
+    reply = ReplicaBatch(replies=[Reply(id=call_id, kind=44, payload=b"?")])
+    try:
+        received = caller.receive(reply.SerializeToString())
+    except wire.WireError:
+        return
+    assert [e.kind for e in received.events if e.kind not in list(CallEventKind)] == []
+
+
+@pytest.mark.parametrize("accepted", [0, 1, 2, 3])
+def test_a_drain_gives_back_exactly_the_calls_beyond_its_last_id(accepted: int) -> None:
+    caller, replica = open_pair()
+    for name in "abc"[:accepted]:
+        caller.request(name, fields(request_id=name))
+    if accepted:
+        replica.receive(caller.outbox.take())
+    for name in "abc"[accepted:]:
+        caller.request(name, fields(request_id=name))
+    replica.drain()
+    received = caller.receive(replica.outbox.take())
+    assert received.draining
+    assert received.undelivered == list("abc"[accepted:])
+    assert list(caller.calls.values()) == list("abc"[:accepted])
+    assert caller.state is SessionState.DRAINING
+
+
+def test_a_large_call_that_is_still_leaving_is_given_back_by_a_drain() -> None:
+    caller, replica = open_pair()
+    caller.request("large", fields(b"x" * (2 * wire.FRAGMENT_BYTES)))
+    caller.request("small", fields())
+    replica.receive(caller.outbox.take())
+    replica.drain()
+    received = caller.receive(replica.outbox.take())
+    assert received.undelivered == ["large"]
+    assert list(caller.calls.values()) == ["small"]
+    late = drain_into(caller.outbox, replica.receive)
+    assert [arrival.requests for arrival in late if arrival.requests] == []
+
+
+def test_only_what_left_the_outbox_may_have_started_when_the_session_ends() -> None:
+    caller, _ = open_pair()
+    caller.request("written", fields())
+    caller.request("half written", fields(b"x" * (2 * wire.FRAGMENT_BYTES)))
+    caller.outbox.take()
+    caller.request("queued", fields())
+    assert sorted(caller.close()) == [
+        ("half written", False),
+        ("queued", False),
+        ("written", True),
+    ]
+    assert caller.calls == {}
+    assert caller.close() == []
+
+
+def test_load_room_and_heartbeat_are_told() -> None:
+    caller, replica = open_pair()
+    caller.ping(41)
+    replica.receive(caller.outbox.take())
+    replica.slot_free()
+    replica.stamp(0)
+    received = caller.receive(replica.outbox.take())
+    assert (received.pong, received.slot_free, received.ongoing) == (41, True, 0)
+
+
+def test_a_session_shows_its_state() -> None:
+    caller, replica = open_pair()
+    caller.request("call", fields())
+    assert "open, 1 calls" in repr(caller)
+    replica.receive(caller.outbox.take())
+    assert "open, 1 calls" in repr(replica)

@@ -1,0 +1,131 @@
+"""Settings from the environment: every variable is read, every bad value names its variable."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from serve_grpc.config import Settings
+from serve_grpc.routing.retry import Backoff
+
+MESSAGE_LENGTH = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+HEARTBEAT = "SERVE_GRPC_HEARTBEAT_INTERVAL_S"
+PORTS = {"SERVE_GRPC_MIN_PORT": "7000", "SERVE_GRPC_MAX_PORT": "7010"}
+
+# Ray reads the environment when it is imported, so its defaults are asked of a process without
+# any of these variables.
+PRINT_SERVES_DEFAULTS = """
+import json
+from ray.serve._private import constants as serve
+print(json.dumps([
+    serve.RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH,
+    serve.RAY_SERVE_ROUTER_RETRY_INITIAL_BACKOFF_S,
+    serve.RAY_SERVE_ROUTER_RETRY_BACKOFF_MULTIPLIER,
+    serve.RAY_SERVE_ROUTER_RETRY_MAX_BACKOFF_S,
+]))
+"""
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert Settings.from_environ({}) == Settings()
+
+
+def test_defaults_are_those_of_ray_serve() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_SERVES_DEFAULTS],
+        env={},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    backoff = Backoff()
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        Settings().max_message_bytes,
+        backoff.initial_s,
+        backoff.multiplier,
+        backoff.max_s,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        (MESSAGE_LENGTH, "1048576", "max_message_bytes", 1024 * 1024),
+        (MESSAGE_LENGTH, "2147483647", "max_message_bytes", 2**31 - 1),
+        ("SERVE_GRPC_BIND_HOST", " 10.0.0.7 ", "bind_host", "10.0.0.7"),
+        ("SERVE_GRPC_STREAM_WINDOW_ITEMS", "1", "stream_window_items", 1),
+        ("SERVE_GRPC_STREAM_WINDOW_BYTES", "4096", "stream_window_bytes", 4096),
+        (HEARTBEAT, "0.25", "heartbeat_interval_s", 0.25),
+        ("RAY_USE_TLS", "1", "use_tls", True),
+        ("RAY_USE_TLS", "True", "use_tls", True),
+        ("RAY_USE_TLS", "0", "use_tls", False),
+        ("RAY_TLS_SERVER_CERT", "cert.pem", "tls_cert_path", "cert.pem"),
+        ("RAY_TLS_SERVER_KEY", "key.pem", "tls_key_path", "key.pem"),
+        ("RAY_TLS_CA_CERT", "ca.pem", "tls_ca_path", "ca.pem"),
+    ],
+)
+def test_a_variable_sets_its_field_and_no_other(
+    variable: str, text: str, field: str, value: object
+) -> None:
+    settings = Settings.from_environ({variable: text})
+    assert settings == dataclasses.replace(Settings(), **{field: value})
+
+
+def test_both_ports_set_a_range() -> None:
+    settings = Settings.from_environ(PORTS)
+    assert (settings.min_port, settings.max_port) == (7000, 7010)
+
+
+@pytest.mark.parametrize("text", ["", "many", "1.5", "0", "-1"])
+@pytest.mark.parametrize(
+    "variable",
+    [MESSAGE_LENGTH, "SERVE_GRPC_STREAM_WINDOW_ITEMS", "SERVE_GRPC_STREAM_WINDOW_BYTES"],
+)
+def test_a_size_must_be_a_positive_whole_number(variable: str, text: str) -> None:
+    with pytest.raises(ValueError, match=variable) as raised:
+        Settings.from_environ({variable: text})
+    assert repr(text) in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "often", "0", "-1", "0.01", "-inf", "nan"])
+def test_a_heartbeat_interval_must_be_a_usable_time(text: str) -> None:
+    with pytest.raises(ValueError, match=HEARTBEAT):
+        Settings.from_environ({HEARTBEAT: text})
+
+
+@pytest.mark.parametrize("text", ["", "http", "-1", "65536"])
+@pytest.mark.parametrize("variable", list(PORTS))
+def test_a_port_must_be_one(variable: str, text: str) -> None:
+    with pytest.raises(ValueError, match=variable):
+        Settings.from_environ({**PORTS, variable: text})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SERVE_GRPC_MIN_PORT": "7011"},
+        {"SERVE_GRPC_MIN_PORT": "0"},
+        {"SERVE_GRPC_MAX_PORT": "0"},
+    ],
+)
+def test_half_a_port_range_or_an_empty_one_is_refused(changes: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="SERVE_GRPC_MIN_PORT and SERVE_GRPC_MAX_PORT"):
+        Settings.from_environ({**PORTS, **changes})
+
+
+@pytest.mark.parametrize(
+    "variable", ["SERVE_GRPC_STREAM_WINDOW_ITEMS", "SERVE_GRPC_STREAM_WINDOW_BYTES"]
+)
+def test_a_window_must_fit_the_field_that_carries_it(variable: str) -> None:
+    with pytest.raises(ValueError, match=variable):
+        Settings.from_environ({variable: str(2**32)})
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = Settings()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.use_tls = True  # type: ignore[misc]

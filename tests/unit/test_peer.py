@@ -1,0 +1,75 @@
+"""What a caller believes of one replica: whether it may send, and how busy the replica is."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+
+
+@pytest.fixture
+def peer() -> Peer:
+    """A replica that is ready and runs at most three requests."""
+    ready = Peer(ReplicaFacts("r1", "10.0.0.1:7000", max_ongoing_requests=3))
+    ready.state = PeerState.READY
+    return ready
+
+
+def test_a_new_peer_has_no_session_and_no_room() -> None:
+    peer = Peer(ReplicaFacts("r1", "10.0.0.1:7000"))
+    assert (peer.state, peer.has_room, peer.load) == (PeerState.IDLE, False, 0)
+
+
+@pytest.mark.parametrize("state", list(PeerState))
+def test_only_a_ready_peer_has_room(peer: Peer, state: PeerState) -> None:
+    peer.state = state
+    assert peer.has_room is (state is PeerState.READY)
+
+
+def test_a_blocked_peer_has_no_room_however_idle(peer: Peer) -> None:
+    peer.blocked = True
+    assert not peer.has_room
+
+
+def test_calls_of_our_own_fill_a_peer(peer: Peer) -> None:
+    seen = []
+    for _ in range(4):
+        seen.append(peer.has_room)
+        peer.on_sent()
+    assert seen == [True, True, True, False]
+    assert peer.load == 4
+
+
+def test_load_of_others_is_believed_while_an_answer_of_ours_is_due(peer: Peer) -> None:
+    peer.on_sent()
+    peer.on_report(3)
+    assert not peer.has_room
+
+
+def test_a_stale_report_never_keeps_the_only_caller_out(peer: Peer) -> None:
+    peer.on_sent()
+    peer.on_report(50)
+    peer.in_flight = 0
+    assert peer.has_room
+
+
+def test_a_fresh_report_replaces_a_guess(peer: Peer) -> None:
+    peer.on_sent()
+    peer.on_report(2)
+    peer.on_sent()
+    assert peer.load == 3
+    peer.on_report(1)
+    assert peer.load == 2  # two of ours are still unanswered
+
+
+def test_the_load_is_never_below_what_we_have_there(peer: Peer) -> None:
+    for _ in range(3):
+        peer.on_sent()
+    peer.on_report(0)
+    assert peer.load == 3
+
+
+def test_a_peer_shows_its_state(peer: Peer) -> None:
+    peer.blocked = True
+    peer.on_report(2)
+    assert repr(peer) == "<Peer r1 ready blocked load 2/3>"

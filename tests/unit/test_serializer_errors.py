@@ -1,0 +1,135 @@
+"""What a user reads when a value, some bytes or a name does not fit a serializer."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any
+
+import msgpack
+import orjson
+import pytest
+
+from serve_grpc.errors import SerializationError
+from serve_grpc.serialization import get_serializer, register_serializer
+
+
+class Unfit:
+    """No serializer takes an instance."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("not this one")
+
+
+# Serializer, a value it does not take, and the name of a serializer that would.
+MISFITS = [
+    ("pickle", lambda: 1, "cloudpickle"),
+    ("msgpack", {1, 2}, "cloudpickle"),
+    ("msgpack", 2**70, "cloudpickle"),
+    ("orjson", b"bytes", "msgpack"),
+    ("orjson", {1, 2}, "cloudpickle"),
+    ("noop", "text", "cloudpickle"),
+    ("noop", None, "cloudpickle"),
+]
+every_misfit = pytest.mark.parametrize(
+    ("name", "value", "better"), MISFITS, ids=[f"{n}-{type(v).__name__}" for n, v, _ in MISFITS]
+)
+
+
+@every_misfit
+def test_a_response_that_does_not_fit_is_described(name: str, value: Any, better: str) -> None:
+    with pytest.raises(SerializationError) as raised:
+        get_serializer(name).dump_response(value)
+    error = raised.value
+    assert (error.serializer, error.direction) == (name, "response")
+    for part in (repr(name), type(value).__name__, "response", repr(better)):
+        assert part in str(error)
+    assert error.__cause__ is not None
+
+
+@every_misfit
+def test_an_argument_that_does_not_fit_is_described(name: str, value: Any, better: str) -> None:
+    with pytest.raises(SerializationError) as raised:
+        get_serializer(name).dump_request((value,), {})
+    error = raised.value
+    assert (error.serializer, error.direction) == (name, "request")
+    for part in (repr(name), type(value).__name__, "request", repr(better)):
+        assert part in str(error)
+
+
+@pytest.mark.parametrize("name", ["cloudpickle", "pickle", "msgpack", "orjson"])
+def test_the_argument_at_fault_is_found_among_others(name: str) -> None:
+    for args, kwargs in [((1, Unfit(), "x"), {}), ((1,), {"a": 2, "b": Unfit()})]:
+        with pytest.raises(SerializationError, match=r"test_serializer_errors\.Unfit"):
+            get_serializer(name).dump_request(args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [((), {}), ((b"a", b"b"), {}), ((b"a",), {"k": b"b"}), ((), {"k": b"b"})]
+)
+def test_noop_takes_exactly_one_positional_argument(args: Any, kwargs: Any) -> None:
+    with pytest.raises(SerializationError, match="exactly one positional argument"):
+        get_serializer("noop").dump_request(args, kwargs)
+
+
+def test_what_no_serializer_takes_is_still_one_clean_error() -> None:
+    with pytest.raises(SerializationError, match=r"lock.*must be picklable"):
+        get_serializer("cloudpickle").dump_response(threading.Lock())
+
+
+@pytest.mark.parametrize("name", ["cloudpickle", "pickle", "msgpack", "orjson"])
+@pytest.mark.parametrize("payload", [b"", b"\xff\xff\xff", b"\x80\x05"], ids=repr)
+def test_bytes_of_another_kind_are_refused_on_both_sides(name: str, payload: bytes) -> None:
+    serializer = get_serializer(name)
+    with pytest.raises(SerializationError, match=f"'{name}' could not deserialize.*response"):
+        serializer.load_response(b"\xc1" if name == "msgpack" else payload)
+    with pytest.raises(SerializationError, match=f"'{name}' could not deserialize.*request"):
+        serializer.load_request(payload)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [None, 1, [], [[]], [[], {}, 1], [5, {}], ["text", {}], [[], 5], [[], [1]], [{}, {}]],
+    ids=repr,
+)
+def test_a_request_that_is_no_pair_of_a_list_and_a_map_is_refused(arguments: Any) -> None:
+    for name, payload in (
+        ("msgpack", msgpack.packb(arguments)),
+        ("orjson", orjson.dumps(arguments)),
+    ):
+        with pytest.raises(SerializationError):
+            get_serializer(name).load_request(payload)
+
+
+def test_keyword_arguments_with_keys_that_are_no_strings_are_refused() -> None:
+    with pytest.raises(SerializationError):
+        get_serializer("msgpack").load_request(msgpack.packb([[], {1: 2}]))
+
+
+def test_an_unknown_name_lists_the_known_ones_and_the_way_to_add_one() -> None:
+    with pytest.raises(ValueError, match=r"unknown serializer 'yaml'") as raised:
+        get_serializer("yaml")
+    for part in ("cloudpickle", "pickle", "msgpack", "orjson", "noop", "register_serializer"):
+        assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("name", [None, 1, b"pickle"])
+def test_a_name_is_a_string(name: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(type(name).__name__)):
+        get_serializer(name)
+    with pytest.raises(TypeError, match=re.escape(type(name).__name__)):
+        register_serializer(name, bytes, bytes)
+
+
+@pytest.mark.parametrize("name", ["", "pickle", "ORJSON", "noop"])
+def test_a_built_in_or_empty_name_cannot_be_registered(name: str) -> None:
+    before = get_serializer("pickle")
+    with pytest.raises(ValueError, match="empty or taken"):
+        register_serializer(name, bytes, bytes)
+    assert get_serializer("pickle") is before
+
+
+@pytest.mark.parametrize(("dumps", "loads"), [(None, bytes), (bytes, "loads")])
+def test_only_functions_can_be_registered(dumps: Any, loads: Any) -> None:
+    with pytest.raises(TypeError, match="callable"):
+        register_serializer("mine", dumps, loads)
