@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["Settings", "settings"]
+__all__ = ["LOGGER_NAME", "Settings", "settings"]
+
+LOGGER_NAME = "ray.serve"
+"""Serve's own logger, so that what this package says is found where Serve's log lines are."""
 
 _T = TypeVar("_T", int, float)
 

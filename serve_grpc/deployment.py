@@ -19,6 +19,7 @@ from ray.serve.deployment import Application, Deployment
 
 from serve_grpc._serve.scanning import replace_objects
 from serve_grpc.handle import DeploymentHandle, wrap
+from serve_grpc.serialization import registered_serializers, restore_serializers
 
 __all__ = ["deployment", "enable", "get_app_handle", "get_deployment_handle", "run", "wrap"]
 
@@ -123,13 +124,17 @@ def _enabled_class(cls: type) -> type:
     users_hook = getattr(cls, HOOK, None)
     users_init: Any = getattr(cls, "__init__")  # noqa: B009 (mypy: unsound on an instance)
 
+    serializers = registered_serializers()
+
     async def record_replica_metadata(self: Any) -> dict[str, Any]:
+        restore_serializers(serializers)
         users = await _users_metadata(users_hook, self)
         return {**users, **await _publish()}
 
     if inspect.iscoroutinefunction(users_init):  # a class under @serve.ingress, say
 
         async def async_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            restore_serializers(serializers)  # the constructor may make calls
             args, kwargs = _with_our_handles(args, kwargs)
             await users_init(self, *args, **kwargs)
 
@@ -137,6 +142,7 @@ def _enabled_class(cls: type) -> type:
     else:
 
         def sync_init(self: Any, *args: Any, **kwargs: Any) -> None:
+            restore_serializers(serializers)
             args, kwargs = _with_our_handles(args, kwargs)
             users_init(self, *args, **kwargs)
 
@@ -168,7 +174,10 @@ def _enabled_function(function: types.FunctionType) -> types.FunctionType:
     copy.__kwdefaults__ = function.__kwdefaults__
     users_hook = getattr(function, HOOK, None)
 
+    serializers = registered_serializers()
+
     async def record_replica_metadata() -> dict[str, Any]:
+        restore_serializers(serializers)
         users = await _users_metadata(users_hook)
         return {**users, **await _publish()}
 

@@ -28,7 +28,7 @@ from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.registry import router_of
 from serve_grpc.caller.router import Router
-from serve_grpc.config import settings
+from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
 from serve_grpc.errors import MessageTooLargeError, ServeGrpcError
 from serve_grpc.protocol.caller import Envelope, RequestFields
@@ -42,7 +42,7 @@ from serve_grpc.serialization import Serializer, get_serializer
 
 __all__ = ["DeploymentHandle", "wrap"]
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(LOGGER_NAME)
 
 T = TypeVar("T")
 
@@ -175,13 +175,17 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
                 self._say_once("`timeout_s` and `idempotent` have no effect by reference")
             return self._call_natively(args, kwargs)
         router = self._data_router or self._find_router()
-        if router is None or router.fallback_reason is not None:
+        deadline_s = deadline_after(self._timeout_s)
+        falls_back = router is None or router.fallback_reason is not None
+        if router is None or (falls_back and deadline_s is None):
             return self._fall_back(router, args, kwargs)
-        call = self._new_call(router)
-        if not router.is_ready:
+        call = self._new_call(router, deadline_s)
+        if falls_back or not router.is_ready:
             in_context = contextvars.copy_context().run
             call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
-        if _needs_resolving(args, kwargs):
+        if falls_back:  # as a call of ours, so that its deadline holds
+            router.mailbox.run(router.submit, call)
+        elif _needs_resolving(args, kwargs):
             router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
         elif self._serialize(call, args, kwargs):
             router.mailbox.run(router.submit, call)
@@ -189,7 +193,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             return ByValueResponseGenerator(call)
         return ByValueResponse(call)
 
-    def _new_call(self, router: Router) -> Call:
+    def _new_call(self, router: Router, deadline_s: float | None) -> Call:
         request_id, parent_id, route, app_name, client = current_request()
         options = self.handle_options
         place = route, app_name
@@ -218,7 +222,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             owner=router,
             mailbox=router.mailbox,
             response_loads=self._response_serializer.load_response,
-            deadline_s=deadline_after(self._timeout_s),
+            deadline_s=deadline_s,
             is_idempotent=self._idempotent,
         )
         if parent_id:

@@ -19,7 +19,14 @@ from ray import cloudpickle
 
 from serve_grpc.errors import SerializationError
 
-__all__ = ["Serializer", "get_serializer", "register_serializer", "serializer_names"]
+__all__ = [
+    "Serializer",
+    "get_serializer",
+    "register_serializer",
+    "registered_serializers",
+    "restore_serializers",
+    "serializer_names",
+]
 
 PICKLE_PROTOCOL = 5
 
@@ -218,8 +225,8 @@ def register_serializer(
 ) -> None:
     """Add a serializer, or replace one added before.
 
-    Call it where caller and replica both import it, at the top of the module that defines the
-    deployments, say: the name travels, not the functions.
+    Call it before the deployments are decorated or enabled: their replicas then get every
+    serializer registered so far. In a process that only calls, register it there too.
 
     Args:
         name: Case does not matter.
@@ -238,3 +245,14 @@ def register_serializer(
     if not key or key in _BUILT_IN:
         raise ValueError(f"the name {name!r} is empty or taken by a built-in serializer")
     _serializers[key] = Serializer(key, dumps, loads)
+
+
+def registered_serializers() -> dict[str, Serializer]:
+    """Those that `register_serializer` added, by name."""
+    return {name: s for name, s in _serializers.items() if name not in _BUILT_IN}
+
+
+def restore_serializers(registered: dict[str, Serializer]) -> None:
+    """Add serializers of another process; what was registered here stays."""
+    for name, serializer in registered.items():
+        _serializers.setdefault(name, serializer)

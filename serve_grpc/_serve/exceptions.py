@@ -14,12 +14,13 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.cluster import node_address
+from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ReplicaError
 from serve_grpc.protocol.status import valid_text
 
 __all__ = ["message_from_exception", "raisable_from_message"]
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(LOGGER_NAME)
 
 
 def message_from_exception(error: BaseException, function_name: str) -> Error:
@@ -68,7 +69,7 @@ def raisable_from_message(message: Error, *, request_id: str) -> BaseException:
     if message.code == Error.CANCELLED:
         cancelled: BaseException = RequestCancelledError(request_id)
         return cancelled
-    cause = _unpickle(message)
+    cause = _unpickle(message, request_id)
     task_error = RayTaskError(
         message.function_name,
         message.traceback,
@@ -81,20 +82,24 @@ def raisable_from_message(message: Error, *, request_id: str) -> BaseException:
     return raisable
 
 
-def _unpickle(message: Error) -> Exception:
+def _unpickle(message: Error, request_id: str) -> Exception:
     if message.pickled:
         try:
             cause = pickle.loads(message.pickled)
         except Exception as reason:
-            return _as_text(message, f"cannot be unpickled here ({reason})")
+            return _as_text(message, request_id, f"cannot be unpickled here ({reason})")
         if isinstance(cause, Exception):
             return cause
-    return _as_text(message, "cannot be pickled")
+    return _as_text(message, request_id, "cannot be pickled")
 
 
-def _as_text(message: Error, why: str) -> Exception:
+def _as_text(message: Error, request_id: str, why: str) -> Exception:
     if message.type_name.startswith("builtins.") and not message.pickled:
-        return ReplicaError(f"the handler raised {message.type_name}: {message.message}")
+        return ReplicaError(
+            f"the handler raised {message.type_name}: {message.message}",
+            request_id=request_id,
+            may_have_executed=True,
+        )
     text = f"{message.type_name}: {message.message} (the exception itself {why})"
     as_text: Exception = RayError(text)
     return as_text

@@ -51,14 +51,15 @@ def current_replica() -> ReplicaAccess:
     actor_id = ray.get_runtime_context().get_actor_id()
     for key, actor in ray_worker.global_worker.actors.items():
         if key.hex() == actor_id and hasattr(actor, "_replica_impl"):
-            return ReplicaAccess(actor._replica_impl)
+            return ReplicaAccess(actor._replica_impl, actor_id)
     raise RuntimeError("this process is not a Ray Serve replica")
 
 
 class ReplicaAccess:
     """Serve's `Replica`, by the few things this package needs of it."""
 
-    def __init__(self, replica: Any) -> None:
+    def __init__(self, replica: Any, actor_id: str) -> None:
+        self.actor_id = actor_id
         self._replica = replica
         self._user_code = replica._user_callable_wrapper
         self._metrics = replica._metrics_manager

@@ -50,10 +50,11 @@ class Endpoint:
     """What a replica publishes about its data plane."""
 
     address: str
+    actor_id: str
 
     def as_metadata(self) -> dict[str, Any]:
         """The entry in the replica's metadata."""
-        return {ENDPOINT_KEY: {"address": self.address}}
+        return {ENDPOINT_KEY: {"address": self.address, "actor_id": self.actor_id}}
 
 
 @dataclass(frozen=True)
@@ -265,11 +266,12 @@ def _http_fields(config: Any) -> dict[str, Any]:
 
 
 def _facts(info: Any) -> ReplicaFacts:
-    endpoint = info.replica_metadata.get(ENDPOINT_KEY)
-    address = endpoint.get("address", "") if isinstance(endpoint, dict) else ""
+    published = info.replica_metadata.get(ENDPOINT_KEY)
+    endpoint = published if isinstance(published, dict) and not info.is_cross_language else {}
     return ReplicaFacts(
         replica_id=info.replica_id.unique_id,
-        address="" if info.is_cross_language else address,
+        address=endpoint.get("address", ""),
+        actor_id=endpoint.get("actor_id", ""),
         node_id=info.node_id or "",
         zone=info.availability_zone or "",
         model_ids=frozenset(info.multiplexed_model_ids),

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.caller.call import Call
-from serve_grpc.config import Settings
+from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.protocol.caller import CallerSession, HandshakeRefused, Received
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.routing.peer import Peer, PeerState
@@ -24,7 +24,7 @@ from serve_grpc.transport.client import ClientStream
 
 __all__ = ["Connection", "ConnectionOwner"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER_NAME)
 
 CONNECT_TIMEOUT_S = 10.0
 RECONNECT_S = (0.1, 2.0)

@@ -25,7 +25,7 @@ from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.fallback import NativeCall
 from serve_grpc.caller.pool import ConnectionPool, pool_of
-from serve_grpc.config import Settings
+from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.deadlines import remaining_ms
 from serve_grpc.errors import (
     DeadlineExceededError,
@@ -42,7 +42,7 @@ from serve_grpc.transport.mailbox import Mailbox, mailbox_of
 
 __all__ = ["Router"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER_NAME)
 
 SERVE_WATCH_S = 1.0
 
@@ -286,6 +286,7 @@ class Router:
 
     def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
         """The session ended under a call: repeat it if that is safe."""
+        facts = call.place.connection.peer.facts
         replica_id = self._take_off(call)
         may_repeat = not may_have_started or (
             call.is_idempotent and not call.has_items and self._budget.try_spend(time.monotonic())
@@ -298,6 +299,7 @@ class Router:
             + ("it may have started" if may_have_started else "it had not started"),
             replica_id=replica_id,
             may_have_executed=may_have_started,
+            actor_id=facts.actor_id or None,
         )
         self._fail(call, died)
 
@@ -332,8 +334,8 @@ class Router:
     def _expire(self, call: Call) -> None:
         if call.done:
             return
-        replica_id, was_sent = "", isinstance(call.place, _Place)
-        if was_sent:
+        replica_id, was_sent = "", call.place is not None
+        if isinstance(call.place, _Place):
             replica_id = call.place.connection.peer.facts.replica_id
         self._withdraw(call)
         error = DeadlineExceededError(

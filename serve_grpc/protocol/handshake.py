@@ -3,7 +3,8 @@
 Both sides hold the cluster's secret. Each signs both nonces, the replica's id and the session's
 epoch, under a label of its own, so no proof can be replayed, reflected or used at another replica.
 The plain door has no round trip for a challenge; its callers sign the time, a nonce, the method
-and the request's digest instead. Source of the rules: docs/security.md.
+and the request's digest instead. See
+docs/decisions/0009-signed-plain-calls.md.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ from serve_grpc._generated.replica_pb2 import Error, Reply
 from serve_grpc._serve.replicas import ReplicaAccess
 from serve_grpc._serve.requests import generate_request_id
 from serve_grpc.config import Settings
+from serve_grpc.errors import MessageTooLargeError
 from serve_grpc.protocol.replica import Arrival, InboundRequest
+from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
@@ -158,6 +160,10 @@ class ReplicaDispatcher:
         """Start a request through `Call` or `CallStream`."""
         if self._replica.is_shutting_down:
             call.end(Error(code=Error.DRAINING, message="the replica is shutting down"))
+            return
+        size, limit = len(call.request.payload), self._settings.max_message_bytes
+        if size > limit:
+            call.end(message_from_error(MessageTooLargeError(size, limit, "request")))
             return
         if not self._replica.try_admit():
             text = f"the replica is at max_ongoing_requests={self.max_ongoing_requests()}"

@@ -15,13 +15,13 @@ from typing import Any
 from serve_grpc._serve.cluster import cluster_secret, node_address
 from serve_grpc._serve.replicas import ReplicaAccess, current_replica
 from serve_grpc._serve.routers import Endpoint
-from serve_grpc.config import settings
+from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.transport.server import ReplicaServer
 
 __all__ = ["publish_endpoint"]
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(LOGGER_NAME)
 
 CLOSE_GRACE_S = 5.0
 """For replies that were queued when the last request ended."""
@@ -63,4 +63,5 @@ async def _start(replica: ReplicaAccess) -> Endpoint:
     logger.info("serve_grpc listens on %s:%d", host, port, extra={"log_to_stderr": False})
     # With SERVE_GRPC_BIND_HOST=0.0.0.0 or :: callers still need an address that names this node.
     address = node_address() if host in ("0.0.0.0", "::") else host
-    return Endpoint(f"[{address}]:{port}" if ":" in address else f"{address}:{port}")
+    address = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return Endpoint(address, replica.actor_id)

@@ -21,6 +21,7 @@ from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import message_from_exception
 from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
 from serve_grpc._serve.requests import cancel_children, enter_request
+from serve_grpc.config import LOGGER_NAME
 from serve_grpc.deadlines import set_current_deadline
 from serve_grpc.errors import (
     DeadlineExceededError,
@@ -35,7 +36,7 @@ from serve_grpc.serialization import Serializer, get_serializer
 
 __all__ = ["Executor", "Outputs"]
 
-logger = logging.getLogger("ray.serve")
+logger = logging.getLogger(LOGGER_NAME)
 
 STARTS_PER_TURN = 32
 
@@ -144,8 +145,8 @@ class Executor:
     async def _execute(self, invocation: Invocation) -> bytes:
         if invocation.deadline_s is not None and invocation.deadline_s <= time.monotonic():
             raise DeadlineExceededError("the deadline passed before the call started")
-        serializer = _serializer(invocation.response_serializer, "response")
         loads = _serializer(invocation.request_serializer, "request").load_request
+        serializer = _serializer(invocation.response_serializer, "response")
         args, kwargs = loads(invocation.payload)
         invocation.payload = b""  # the arguments live on as objects
         method = self._replica.method(invocation.method)

@@ -13,14 +13,14 @@ from collections.abc import Callable
 
 import grpc
 
-from serve_grpc.config import Settings
+from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.protocol.caller import CallerSession, CallT
 from serve_grpc.transport.credentials import open_channel
 from serve_grpc.transport.stream import Writer
 
 __all__ = ["SESSION_METHOD", "ClientStream"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER_NAME)
 
 SESSION_METHOD = "/serve_grpc.v1.Replica/Session"
 

@@ -17,7 +17,7 @@ from serve_grpc.protocol.caller import CallEvent, CallEventKind, Envelope
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.replica import InboundRequest
 from serve_grpc.protocol.wire import Outbox
-from tests.unit.sessions import drain_into, fields, open_pair
+from tests.unit.sessions import fields, open_pair
 
 LIMIT = 100
 """Largest payload both sides take."""

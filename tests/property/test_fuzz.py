@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_grpc._generated.replica_pb2 import Reply
-from serve_grpc.protocol.caller import CallEventKind, CallerSession, HandshakeRefused
+from serve_grpc.protocol.caller import CallerSession, CallEventKind, HandshakeRefused
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.protocol.wire import MAX_UNFINISHED_PAYLOADS, WireError

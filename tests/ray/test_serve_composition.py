@@ -50,9 +50,11 @@ def test_cancelling_a_call_that_waits_for_its_argument_ends_it(bench, inner, key
 
 def test_deadline_counts_while_waiting_for_an_argument(bench, inner, key):
     held = bench.hold.remote(key)
-    with pytest.raises(DeadlineExceededError):
-        inner.options(timeout_s=0.2).remote(held).result(timeout_s=3)
-    held.cancel()
+    try:
+        with pytest.raises(DeadlineExceededError):
+            inner.options(timeout_s=0.2).remote(held).result(timeout_s=3)
+    finally:
+        held.cancel()
 
 
 def test_chain_of_ten_responses(bench, inner):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 
 import pytest
@@ -37,7 +36,7 @@ LIMIT = 4 * MIB
     ids=str,
 )
 def test_wrong_values_fail_in_options(bench, options):
-    with pytest.raises(ValueError, match="serializer|timeout_s"):
+    with pytest.raises(ValueError, match=r"serializer|timeout_s"):
         bench.options(**options)
 
 
@@ -138,12 +137,12 @@ def test_oversize_payload_passes_by_reference(bench):
 @pytest.mark.parametrize("name", ["cloudpickle", "pickle", "msgpack", "orjson", "noop"])
 def test_unserializable_argument_names_serializer_and_type(bench, name):
     handle = bench.options(request_serialization=name)
-    response = handle.remote(threading.Lock())
+    response = handle.remote(item for item in ())
     with pytest.raises(SerializationError) as raised:
         response.result(timeout_s=20)
     error = raised.value
     assert (error.serializer, error.direction) == (name, "request")
-    assert "lock" in str(error) or name == "noop"
+    assert "generator" in str(error)
     assert error.request_id == response.request_id
     assert not error.may_have_executed
     assert bench.remote(1).result(timeout_s=20) == 1
@@ -156,7 +155,7 @@ def test_unserializable_result_names_serializer_and_type(bench, name):
         response.result(timeout_s=20)
     error = raised.value
     assert (error.serializer, error.direction) == (name, "response")
-    assert "lock" in str(error)
+    assert "generator" in str(error)
     assert error.may_have_executed
     assert error.request_id == response.request_id
 

@@ -10,6 +10,17 @@ from ray.serve.exceptions import RequestCancelledError
 
 from tests.ray.apps.failures import Detailed
 
+
+def drain(stream, got):
+    for item in stream:
+        got.append(item)
+
+
+async def drain_async(stream, got):
+    async for item in stream:
+        got.append(item)
+
+
 SERIALIZERS = ("cloudpickle", "pickle", "msgpack", "orjson")
 
 
@@ -60,8 +71,7 @@ def test_exception_of_a_thread_and_of_a_stream_arrive_alike(bench):
     stream = bench.options(method_name="fail_after", stream=True).remote(3, "ValueError")
     got = []
     with pytest.raises(ValueError, match="a bad value"):
-        for item in stream:
-            got.append(item)
+        drain(stream, got)
     assert got == [0, 1, 2]
 
 
@@ -70,8 +80,7 @@ def test_async_stream_yields_its_items_before_the_error(bench):
         stream = bench.options(method_name="fail_after", stream=True).remote(2, "Detailed")
         got = []
         with pytest.raises(Detailed):
-            async for item in stream:
-                got.append(item)
+            await drain_async(stream, got)
         assert got == [0, 1]
 
     asyncio.run(main())
@@ -110,8 +119,7 @@ def test_base_exceptions_in_a_stream_end_that_stream_only(bench, kind):
     stream = bench.options(method_name="fail_after", stream=True).remote(2, kind)
     got = []
     with pytest.raises((RayTaskError, RequestCancelledError)):
-        for item in stream:
-            got.append(item)
+        drain(stream, got)
     assert got == [0, 1]
     assert bench.pid.remote().result(timeout_s=20) == pid
 

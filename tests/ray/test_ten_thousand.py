@@ -1,4 +1,4 @@
-"""Ten thousand calls of every kind at once: none hangs, none is lost, none gets another's answer."""
+"""Ten thousand calls of every kind at once: none hangs, none is lost, no answers are mixed up."""
 
 from __future__ import annotations
 
