@@ -1,4 +1,4 @@
-"""What every test may use: one Ray Serve instance for the session, and the check that nothing leaks.
+"""One Ray Serve instance for the session, and the check that nothing leaks.
 
 Ray starts with the first test that asks for `serve_instance`; tests without it need no Ray. When
 the last test is over every application is deleted, and no session, channel or timer of the package

@@ -87,6 +87,11 @@ class Network:
         return [call for call in self.calls.values() if not call.outcome]
 
     @property
+    def consuming_calls(self) -> list[Sent]:
+        """Those of which an item has arrived, so that there is something to give back."""
+        return [call for call in self.open_calls if call.heard]
+
+    @property
     def may_request(self) -> bool:
         """Whether the caller would send new calls here."""
         return not self.is_cut and self.caller.state is SessionState.OPEN

@@ -22,6 +22,13 @@ from tests.ray.apps.failures import raise_kind
 __all__ = ["OPTIONS", "Workbench", "bench_app"]
 
 
+class Unserializable:
+    """No serializer takes it."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("never pickled")
+
+
 class Workbench:
     """Args: `inner`, a handle to another workbench, for nested calls."""
 
@@ -54,7 +61,7 @@ class Workbench:
         return len(payload)
 
     async def unserializable(self) -> Any:
-        return {1: (item for item in ())}.get(1)
+        return Unserializable()
 
     async def fail(self, kind: str) -> None:
         raise_kind(kind)

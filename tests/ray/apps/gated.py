@@ -46,6 +46,13 @@ class Board:
         Path(self.path, f"release-{name}").touch()
 
 
+async def _released(path: str, name: str) -> None:
+    # The signal comes from another process, through the file system.
+    signals = [Path(path, f"release-{which}") for which in ("all", name)]
+    while not any(map(Path.exists, signals)):  # noqa: ASYNC110
+        await asyncio.sleep(POLL_S)
+
+
 class Gated:
     """The deployment's side. Args: `inner`, a handle to call in turn."""
 
@@ -62,10 +69,7 @@ class Gated:
         self._note(path, "start", name)
         event = "cancelled"
         try:
-            while not (
-                os.path.exists(f"{path}/release-all") or os.path.exists(f"{path}/release-{name}")
-            ):
-                await asyncio.sleep(POLL_S)
+            await _released(path, name)
             event = "end"
         finally:
             self.running -= 1
