@@ -249,20 +249,20 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         """On the router's loop: wait for responses and ObjectRefs among the arguments."""
 
         async def run() -> None:
+            waiting = [asyncio.ensure_future(_resolve(v)) for v in (*args, *kwargs.values())]
             try:
-                keys = list(kwargs)
-                values = await asyncio.gather(
-                    *(_resolve(value) for value in (*args, *kwargs.values()))
-                )
+                # Shielded: an argument may be wanted elsewhere when this call is given up.
+                values = await asyncio.shield(asyncio.gather(*waiting))
             except Exception as error:
                 call.fail(error)
                 return
-            new_args = tuple(values[: len(args)])
-            if self._serialize(call, new_args, dict(zip(keys, values[len(args) :], strict=True))):
+            call.place = None
+            new_kwargs = dict(zip(kwargs, values[len(args) :], strict=True))
+            if self._serialize(call, tuple(values[: len(args)]), new_kwargs):
                 router.submit(call)
 
-        task = router.loop.create_task(run())
-        call.place = task
+        router.watch_deadline(call)
+        call.place = router.loop.create_task(run())
 
     # ------------------------------------------------------------ Serve's own path
 

@@ -29,14 +29,18 @@ def message_from_exception(error: BaseException, function_name: str) -> Error:
         # Raised by the handler on its own: the error of this call, not a cancel of the caller's.
         code, text = Error.CANCELLED, "the handler raised CancelledError"
     else:
-        code, text = Error.USER_EXCEPTION, _text_of(error)
-    kind = type(error)
+        code, text = Error.USER_EXCEPTION, ""
+    # Of a call that the handler made in turn, the cause is told on, as Ray does: the type stays.
+    told = error.cause if isinstance(error, RayTaskError) else error
+    kind = type(told)
     return Error(
         code=code,
         type_name=f"{kind.__module__}.{kind.__qualname__}",
-        message=valid_text(text),
-        traceback=valid_text("".join(traceback.format_exception(kind, error, error.__traceback__))),
-        pickled=_pickle(error),
+        message=valid_text(text or _text_of(told)),
+        traceback=valid_text(
+            "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        ),
+        pickled=_pickle(told),
         may_have_executed=True,
         function_name=function_name,
         pid=os.getpid(),

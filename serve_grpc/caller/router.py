@@ -164,9 +164,7 @@ class Router:
             call.fail(refusal)
             return
         self._access.on_routed(envelope.route)
-        if call.deadline_s is not None:
-            left_s = max(0.0, call.deadline_s - time.monotonic())
-            call.expiry = self.loop.call_later(left_s, self._expire, call)
+        self.watch_deadline(call)
         if connection is not None:
             self._send(call, connection)
             return
@@ -178,6 +176,12 @@ class Router:
         else:
             self._access.ask_for_first_replica()
             self._watch_serve()
+
+    def watch_deadline(self, call: Call) -> None:
+        """End the call when its deadline passes, wherever it is then."""
+        if call.deadline_s is not None and call.expiry is None:
+            left_s = max(0.0, call.deadline_s - time.monotonic())
+            call.expiry = self.loop.call_later(left_s, self._expire, call)
 
     def _pick(self, call: Call) -> Connection | None:
         idle: list[Peer] = []
@@ -334,7 +338,7 @@ class Router:
     def _expire(self, call: Call) -> None:
         if call.done:
             return
-        replica_id, was_sent = "", call.place is not None
+        replica_id, was_sent = "", isinstance(call.place, (_Place, NativeCall))
         if isinstance(call.place, _Place):
             replica_id = call.place.connection.peer.facts.replica_id
         self._withdraw(call)
@@ -352,7 +356,7 @@ class Router:
             self._take_off(call)
             place.connection.cancel(place.call_id)
             self.on_change(place.connection)
-        elif isinstance(place, NativeCall):
+        elif place is not None:  # a native call, or the task that waits for its arguments
             place.cancel()
 
     def _watch_serve(self) -> None:

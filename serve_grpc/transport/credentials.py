@@ -32,9 +32,6 @@ def channel_options() -> list[tuple[str, int]]:
         ("grpc.enable_http_proxy", 0),
         # gRPC's retries cover streams, not the requests in them.
         ("grpc.enable_retries", 0),
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.max_receive_message_length", SESSION_MESSAGE_BYTES),
         ("grpc.max_send_message_length", SESSION_MESSAGE_BYTES),
     ]

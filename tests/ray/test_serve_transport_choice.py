@@ -118,6 +118,7 @@ def test_early_calls_to_a_plain_deployment_keep_errors_streams_and_cancels(plain
 def test_local_testing_mode_answers_without_a_cluster_and_says_so(serve_log):
     app = serve_grpc.deployment(Plain).bind()
     handle = serve_grpc.run(app, name="local", _local_testing_mode=True)
+    logging.getLogger("ray.serve").addHandler(serve_log)  # Serve sets its logger up anew
     by_value = handle.options(_by_reference=False)
     assert handle.remote(1).result() == 1
     assert [by_value.remote(i).result() for i in range(3)] == [0, 1, 2]
