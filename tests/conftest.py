@@ -63,6 +63,16 @@ def serve_instance() -> Iterator[None]:
     assert serve_leftovers == []
 
 
+@pytest.fixture(autouse=True)
+def _registered_serializers_stay_in_their_test() -> Iterator[None]:
+    from serve_grpc import serialization
+
+    before = dict(serialization._serializers)
+    yield
+    serialization._serializers.clear()
+    serialization._serializers.update(before)
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
     with socket.socket() as listener:

@@ -13,7 +13,9 @@ import asyncio
 import atexit
 import logging
 import logging.handlers
+import threading
 import time
+from collections import deque
 from typing import Any, NamedTuple
 
 from ray.serve._private.constants import SERVE_LOGGER_NAME
@@ -60,18 +62,19 @@ class AccessLine(NamedTuple):
 
 
 class AccessLog:
-    """Buffers lines and writes them from `loop`.
+    """Buffers lines and writes them from `loop`, or from whichever thread logs something else.
 
     Args:
         loop: Loop of the replica's own thread.
-        extra: Serve's attributes of an access log record (`Replica._access_log_context`), read
-            anew for each bulk because a reconfiguration replaces them.
+        replica: Serve's replica, whose `_access_log_context` has the attributes of its records;
+            a reconfiguration replaces them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, replica: Any) -> None:
         self._loop = loop
         self._replica = replica
-        self._lines: list[AccessLine] = []
+        self._lines: deque[AccessLine] = deque()
+        self._writing = threading.RLock()
         self._logger = logging.getLogger(SERVE_LOGGER_NAME)
         self._timer: asyncio.TimerHandle | None = None
         self._logger.addFilter(self._before_other_records)
@@ -81,9 +84,13 @@ class AccessLog:
         """Keep one line. Only from the loop's thread."""
         self._lines.append(line)
         if self._timer is None:
-            self._timer = self._loop.call_later(WRITE_AFTER_S, self.write)
+            self._timer = self._loop.call_later(WRITE_AFTER_S, self._on_timer)
         elif len(self._lines) >= MAX_LINES:
             self.write()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.write()
 
     def close(self) -> None:
         """Write what is left and let go of the logger."""
@@ -92,16 +99,12 @@ class AccessLog:
         atexit.unregister(self.write)
 
     def write(self) -> None:
-        """Write everything kept."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        # Taken in one step: the user's thread may come here through the filter.
-        lines, self._lines = self._lines, []
-        if not lines or not self._logger.isEnabledFor(logging.INFO):
-            return
-        for handler in self._logger.handlers:
-            _write_to(handler, lines, self._record)
+        """Write everything kept; from any thread."""
+        with self._writing:  # or two threads would write in each other's order
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            if lines and self._logger.isEnabledFor(logging.INFO):
+                for handler in self._logger.handlers:
+                    _write_to(handler, lines, self._record)
 
     def _before_other_records(self, _: logging.LogRecord) -> bool:
         if self._lines:

@@ -13,14 +13,14 @@ from serve_grpc.errors import DeadlineExceededError
 BOTH = (True, False)
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.product(BOTH, BOTH))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(BOTH, BOTH)))
 def test_response_is_an_argument_of_another_call(bench, inner, first, second):
     response = bench.options(_by_reference=first).remote("from the first")
     chained = inner.options(_by_reference=second).arguments.remote(response, x=response)
     assert chained.result(timeout_s=20) == [["from the first"], {"x": "from the first"}]
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.product(BOTH, BOTH))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(BOTH, BOTH)))
 def test_response_is_an_argument_in_async_code(bench, inner, first, second):
     async def main():
         response = bench.options(_by_reference=first).remote("from the first")
@@ -88,7 +88,7 @@ def test_object_ref_of_a_failed_task_fails_the_call(bench):
         bench.remote(fail.remote()).result(timeout_s=60)
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.product(BOTH, BOTH))
+@pytest.mark.parametrize(("first", "second"), list(itertools.product(BOTH, BOTH)))
 def test_generator_as_argument_is_refused_as_serve_does(bench, inner, first, second):
     stream = bench.options(method_name="items", stream=True, _by_reference=first).remote(3)
     with pytest.raises(RuntimeError, match="Streaming deployment handle results cannot be passed"):

@@ -25,7 +25,7 @@ VALUES = {
 
 @pytest.fixture(
     scope="module",
-    params=itertools.product(LOOPS, THREADS),
+    params=list(itertools.product(LOOPS, THREADS)),
     ids=lambda param: "-".join(param),
 )
 def caller(request, deploy):

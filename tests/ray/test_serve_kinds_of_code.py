@@ -164,7 +164,7 @@ def test_handles_of_a_running_app(enabled):
 
 
 def test_config_file_deploys_an_enabled_app(serve_instance):
-    config = ServeDeploySchema.parse_obj(
+    config = ServeDeploySchema.model_validate(
         {
             "applications": [
                 {
