@@ -7,7 +7,6 @@ refused here, at import, and names its variable.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ __all__ = ["LOGGER_NAME", "Settings", "settings"]
 LOGGER_NAME = "ray.serve"
 """Serve's own logger, so that what this package says is found where Serve's log lines are."""
 
+MAX_MESSAGE_BYTES = 2**63 - 1
+"""What the handshake can tell the peer."""
+
 _T = TypeVar("_T", int, float)
 
 
@@ -27,7 +29,7 @@ class Settings:
 
     Attributes:
         max_message_bytes: Largest serialized request, response or stream item, in bytes
-            (`RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`).
+            (`RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH`; -1 means no limit, as gRPC has it).
         min_port, max_port: Range of ports a replica may listen on, both ends included; 0 and 0
             mean any free port (`SERVE_GRPC_MIN_PORT`, `SERVE_GRPC_MAX_PORT`).
         bind_host: Address a replica listens on instead of its Ray node address; empty means the
@@ -62,9 +64,7 @@ class Settings:
             ValueError: A variable has no valid value; the text names it.
         """
         parsed = cls(
-            max_message_bytes=_number(
-                environ, "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", int, cls.max_message_bytes, 1
-            ),
+            max_message_bytes=_max_message_bytes(environ, cls.max_message_bytes),
             min_port=_number(environ, "SERVE_GRPC_MIN_PORT", int, 0, 0, 65535),
             max_port=_number(environ, "SERVE_GRPC_MAX_PORT", int, 0, 0, 65535),
             bind_host=environ.get("SERVE_GRPC_BIND_HOST", "").strip(),
@@ -75,7 +75,12 @@ class Settings:
                 environ, "SERVE_GRPC_STREAM_WINDOW_BYTES", int, cls.stream_window_bytes, 1, 2**31
             ),
             heartbeat_interval_s=_number(
-                environ, "SERVE_GRPC_HEARTBEAT_INTERVAL_S", float, cls.heartbeat_interval_s, 0.05
+                environ,
+                "SERVE_GRPC_HEARTBEAT_INTERVAL_S",
+                float,
+                cls.heartbeat_interval_s,
+                0.05,
+                3600,
             ),
             use_tls=environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"),
             tls_cert_path=environ.get("RAY_TLS_SERVER_CERT", ""),
@@ -88,6 +93,13 @@ class Settings:
                 f"second; got {parsed.min_port} and {parsed.max_port}"
             )
         return parsed
+
+
+def _max_message_bytes(environ: Mapping[str, str], default: int) -> int:
+    name = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+    if environ.get(name, "").strip() == "-1":
+        return MAX_MESSAGE_BYTES
+    return _number(environ, name, int, default, 1, MAX_MESSAGE_BYTES)
 
 
 def _number(
@@ -105,7 +117,7 @@ def _number(
         value = kind(raw)
     except ValueError:
         raise ValueError(f"{name}={raw!r} is not a number") from None
-    if not math.isfinite(value) or value < low or (high is not None and value > high):
+    if value != value or value < low or (high is not None and value > high):  # nan is not itself
         upper = "" if high is None else f" and at most {high}"
         raise ValueError(f"{name}={raw!r} must be at least {low}{upper}")
     return value

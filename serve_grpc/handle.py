@@ -32,6 +32,7 @@ from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
 from serve_grpc.errors import MessageTooLargeError, ServeGrpcError
 from serve_grpc.protocol.caller import Envelope, RequestFields
+from serve_grpc.protocol.status import valid_text
 from serve_grpc.response import (
     ByValueResponse,
     ByValueResponseGenerator,
@@ -338,8 +339,11 @@ def _check_options(given: dict[str, Any]) -> None:
     for name in _TEXT_OPTIONS:
         if name in given and not isinstance(given[name], str):
             raise TypeError(f"{name} must be a str, got {type(given[name]).__name__}")
-        if len(given.get(name, "")) > MAX_NAME_CHARACTERS:
-            raise ValueError(f"{name} must have at most {MAX_NAME_CHARACTERS} characters")
+        text = given.get(name, "")
+        if len(text) > MAX_NAME_CHARACTERS or text != valid_text(text):
+            raise ValueError(
+                f"{name} must be valid unicode of at most {MAX_NAME_CHARACTERS} characters"
+            )
     for name in _FLAG_OPTIONS:
         if name in given and not isinstance(given[name], bool):
             raise TypeError(f"{name} must be a bool, got {type(given[name]).__name__}")

@@ -183,7 +183,7 @@ class Call:
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         transport_loop = self._mailbox.loop
-        for waiter in waiters:
+        for waiter in tuple(waiters):  # one that gives up takes itself off the list
             waiter.wake(transport_loop)
 
     # ------------------------------------------------------------ the consumer's side

@@ -203,7 +203,12 @@ class Router:
         if size > limit:
             self._fail(call, MessageTooLargeError(size, limit, "request"))
             return
-        call.place = _Place(self, connection, connection.send(call))
+        try:
+            call_id = connection.send(call)
+        except ValueError as error:
+            self._fail(call, ServeGrpcError(f"the call cannot be sent: {error}"))
+            return
+        call.place = _Place(self, connection, call_id)
         self._access.on_sent(connection.peer.facts.replica_id)
 
     # ------------------------------------------------------------ the row

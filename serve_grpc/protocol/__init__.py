@@ -1,6 +1,7 @@
 """The session protocol, without I/O: bytes in, events out.
 
-    wire.py       batches <-> bytes, fragments of large payloads, the outbox
+    wire.py       bytes -> batches, fragments of large payloads
+    outbox.py     frames on their way out, batched
     handshake.py  who may speak to whom: versions, proofs
     flow.py       credit of one stream
     status.py     errors <-> the Error message

@@ -16,12 +16,12 @@ from google.protobuf.message import DecodeError
 from serve_grpc._generated.replica_pb2 import CallerBatch, Error, Refusal, ReplicaBatch, Reply
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
     MAX_TEMPLATES,
     MAX_UNFINISHED_PAYLOADS,
     Assembler,
-    Outbox,
     PayloadOverflow,
     WireError,
     decode_batch,
@@ -161,8 +161,20 @@ class CallerSession(Generic[CallT]):
     # ------------------------------------------------------------ sending
 
     def request(self, call: CallT, fields: RequestFields) -> int:
-        """Queue a request; returns its id within the session."""
+        """Queue a request; returns its id within the session.
+
+        Raises:
+            ValueError: A text is not valid unicode; nothing was queued.
+        """
         assert self.state is SessionState.OPEN, self.state
+        for text in (
+            fields.request_id,
+            fields.multiplexed_model_id,
+            fields.session_id,
+            fields.client,
+        ):
+            if not text.isascii():
+                text.encode()
         call_id = self._next_id
         self._next_id += 1
         self.calls[call_id] = call

@@ -21,13 +21,13 @@ from serve_grpc._generated.replica_pb2 import (
 )
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
     MAX_TEMPLATES,
     MAX_UNFINISHED_PAYLOADS,
     Assembler,
-    Outbox,
     PayloadOverflow,
     WireError,
     decode_batch,

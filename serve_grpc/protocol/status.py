@@ -23,6 +23,7 @@ def shortened(error: Error) -> Error:
     short = Error()
     short.CopyFrom(error)
     short.ClearField("pickled")
+    short.type_name = short.type_name[:MAX_TEXT_CHARACTERS]
     short.message = short.message[:MAX_TEXT_CHARACTERS]
     short.traceback = short.traceback[-MAX_TEXT_CHARACTERS:]
     return short

@@ -1,19 +1,14 @@
-"""Batches and bytes.
+"""Batches and bytes: decoding, and fragments of large payloads.
 
 What two session machines exchange is one protobuf message at a time, a batch. Small frames are
 built straight into the generated class, which is written in C; payloads over `INLINE_BYTES` never
 enter a protobuf object and are cut into fragments that this module encodes by hand (putting 10 MB
 through a protobuf field costs five times the copy itself: docs/decisions/0002-wire-format.md).
-
-Invariant: in one batch the fragments come first, so no batch holds a fragment of an id after
-another frame that owns earlier fragments of the same id.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -27,7 +22,6 @@ __all__ = [
     "MAX_TEMPLATES",
     "MAX_UNFINISHED_PAYLOADS",
     "Assembler",
-    "Outbox",
     "PayloadOverflow",
     "WireError",
     "decode_batch",
@@ -236,164 +230,3 @@ class Assembler:
         parts = self._parts.pop(call_id, [])
         self.total_bytes -= sum(map(len, parts))
         return parts
-
-
-class _Bulk:
-    """One large payload on its way out, and the frames of the same id that wait behind it."""
-
-    def __init__(self, payload: memoryview, after_batch: int) -> None:
-        self.payload = payload
-        self.offset = 0
-        self.after_batch = after_batch
-        """The last message with an earlier frame of this id; fragments come after it."""
-        self.then: deque[tuple[Callable[[], None], memoryview | None]] = deque()
-
-
-class Outbox(Generic[BatchT]):
-    """Frames waiting to be written, already batched.
-
-    Small frames go into `batch`, which the owner fills and reports with `added`. A large payload
-    goes to `send_large` and leaves as fragments, taking turns with other large payloads; the
-    frame that owns it is queued when its last fragment leaves. `take` gives the next message.
-
-    Attributes:
-        batch: The open batch.
-        queued_bytes: About how many bytes wait here.
-        batches_taken: How many messages `take` gave out; a frame added while this was `n` and
-            `pending_batch` was `k` is certainly unsent while `batches_taken < k`.
-    """
-
-    def __init__(self, kind: type[BatchT]) -> None:
-        self._kind: type[BatchT] = kind
-        self._closed: deque[tuple[BatchT, int]] = deque()
-        self._bulk: dict[int, _Bulk] = {}
-        self._leaving: list[int] = []
-        self._waiting: deque[int] = deque()
-        self.batch: BatchT = kind()
-        self._open_bytes = 0
-        self.queued_bytes = 0
-        self.batches_taken = 0
-
-    def __repr__(self) -> str:
-        return (
-            f"<Outbox {self.queued_bytes} bytes, {len(self._closed) + bool(self._open_bytes)} "
-            f"batches, {len(self._bulk)} large payloads>"
-        )
-
-    def __bool__(self) -> bool:
-        return bool(self._open_bytes or self._closed or self._bulk)
-
-    @property
-    def pending_batch(self) -> int:
-        """Number of the message that will carry a frame added now, counting from 1."""
-        return self.batches_taken + len(self._closed) + 1
-
-    def added(self, payload_bytes: int = 0) -> None:
-        """Tell that a frame was put into `batch`."""
-        size = payload_bytes + FRAME_OVERHEAD_BYTES
-        self._open_bytes += size
-        self.queued_bytes += size
-        if self._open_bytes >= BATCH_BYTES:
-            self.close_batch()
-
-    def close_batch(self) -> None:
-        """Let later frames go into another message than those so far."""
-        if self._open_bytes:
-            self._closed.append((self.batch, self._open_bytes))
-            self.batch = self._kind()
-            self._open_bytes = 0
-
-    def has_large(self, call_id: int) -> bool:
-        """Whether a large payload of this id is still leaving; later frames must wait for it."""
-        return call_id in self._bulk
-
-    def send_large(self, call_id: int, payload: bytes, then: Callable[[], None]) -> None:
-        """Send `payload` as fragments of `call_id`; `then` adds the frame that owns it."""
-        view = memoryview(payload)
-        self.queued_bytes += len(view)
-        bulk = self._bulk.get(call_id)
-        if bulk is None:
-            # An earlier small frame of this id may wait in a batch; fragments must not pass it.
-            bulk = _Bulk(view, self.batches_taken + len(self._closed) + bool(self._open_bytes))
-            bulk.then.append((then, None))
-            self._bulk[call_id] = bulk
-            self._waiting.append(call_id)
-            self._start_waiting()
-        else:
-            bulk.then.append((then, view))
-
-    def send_after_large(self, call_id: int, then: Callable[[], None]) -> None:
-        """Add a small frame behind the large payloads of the same id."""
-        self._bulk[call_id].then.append((then, memoryview(b"")))
-
-    def drop_large(self, call_id: int) -> None:
-        """Forget what is still to be sent of this id; the call is over."""
-        bulk = self._bulk.pop(call_id, None)
-        if bulk is not None:
-            self.queued_bytes -= len(bulk.payload) - bulk.offset
-            self.queued_bytes -= sum(len(view) for _, view in bulk.then if view is not None)
-            if call_id in self._leaving:
-                self._leaving.remove(call_id)
-            else:
-                self._waiting.remove(call_id)
-            self._start_waiting()
-
-    def take(self) -> bytes:
-        """The next message, b"" if nothing waits."""
-        fragments: list[bytes | memoryview] = self._take_fragments() if self._bulk else []
-        if self._closed:
-            batch, size = self._closed.popleft()
-        else:
-            batch, size = self.batch, self._open_bytes
-            if size:
-                self.batch = self._kind()
-                self._open_bytes = 0
-        self.queued_bytes -= size
-        if not size and not fragments:
-            return b""
-        self.batches_taken += 1
-        small = batch.SerializeToString() if size else b""
-        return b"".join((*fragments, small)) if fragments else small
-
-    def _start_waiting(self) -> None:
-        while self._waiting and len(self._leaving) < MAX_INTERLEAVED:
-            self._leaving.append(self._waiting.popleft())
-
-    def _take_fragments(self) -> list[bytes | memoryview]:
-        out: list[bytes | memoryview] = []
-        budget = FRAGMENT_BYTES
-        for call_id in tuple(self._leaving):
-            bulk = self._bulk[call_id]
-            if bulk.after_batch > self.batches_taken:
-                continue
-            chunk = bulk.payload[bulk.offset : bulk.offset + budget]
-            bulk.offset += len(chunk)
-            budget -= len(chunk)
-            self.queued_bytes -= len(chunk)
-            out.extend(encode_fragment(call_id, chunk))
-            self._leaving.remove(call_id)
-            if bulk.offset < len(bulk.payload) or self._finish(bulk):
-                self._leaving.append(call_id)  # at the end: large payloads take turns
-            else:
-                del self._bulk[call_id]
-            if budget <= 0:
-                break
-        self._start_waiting()
-        return out
-
-    def _finish(self, bulk: _Bulk) -> bool:
-        """Queue the frames behind a sent payload; whether another large payload follows."""
-        then, _ = bulk.then.popleft()
-        owner_batch = self.pending_batch
-        then()
-        while bulk.then:
-            then, view = bulk.then[0]
-            if view:
-                bulk.payload, bulk.offset = view, 0
-                bulk.after_batch = owner_batch
-                bulk.then[0] = (then, None)
-                return True
-            bulk.then.popleft()
-            owner_batch = self.pending_batch
-            then()
-        return False

@@ -38,7 +38,7 @@ __all__ = ["Executor", "Outputs"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
-STARTS_PER_TURN = 32
+STARTS_PER_TURN = 64
 
 
 class Outputs(Protocol):

@@ -52,6 +52,7 @@ class ClientStream:
         self._on_closed = on_closed
         self._writer: Writer | None = None
         self._task: asyncio.Task[None] | None = None
+        self._write_error: BaseException | None = None
 
     def start(self) -> None:
         """Connect and run in a task of the current loop."""
@@ -79,9 +80,9 @@ class ClientStream:
         try:
             await self._pump()
         except asyncio.CancelledError:
-            reason = "closed by the caller"
+            reason = _reason(self._write_error) if self._write_error else "closed by the caller"
         except grpc.aio.AioRpcError as error:
-            reason = f"{error.code().name}: {error.details()}"
+            reason = _reason(error)
         except Exception as error:
             # A bug here, or a peer that breaks the protocol: either way only this session ends.
             logger.warning("session to %s failed: %r", self._address, error)
@@ -97,6 +98,7 @@ class ClientStream:
             )()
             self._writer = Writer(self._session.outbox, call.write)
             writing = asyncio.get_running_loop().create_task(self._writer.run())
+            writing.add_done_callback(self._on_writer_done)
             try:
                 while (message := await call.read()) is not grpc.aio.EOF:
                     self._on_message(message)
@@ -112,7 +114,18 @@ class ClientStream:
                 self._writer = None
                 writing.cancel()
                 call.cancel()
-                # The write error, if any, is the read error seen from the other side.
                 await asyncio.gather(writing, return_exceptions=True)
         finally:
             await channel.close()
+
+    def _on_writer_done(self, writing: asyncio.Task[None]) -> None:
+        # Nobody would read the end of a stream whose writer is gone: end it here.
+        if not writing.cancelled() and self._task is not None:
+            self._write_error = writing.exception()
+            self._task.cancel()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return repr(error)

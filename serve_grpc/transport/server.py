@@ -94,6 +94,8 @@ class SessionStream:
         # Cancelling a pending read() leaks in grpc.aio; cancelling the handler ends the call.
         timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
         writing = loop.create_task(self._writer.run())
+        # A stream without a writer has no use; the handler ends with it.
+        writing.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
                 try:

@@ -15,8 +15,8 @@ from typing import Any
 from serve_grpc._generated.replica_pb2 import Error, Reply
 from serve_grpc.protocol.caller import CallEvent, CallEventKind, Envelope
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.replica import InboundRequest
-from serve_grpc.protocol.wire import Outbox
 from tests.unit.sessions import fields, open_pair
 
 LIMIT = 100

@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, ReplicaBatch
 from serve_grpc.protocol import wire
-from serve_grpc.protocol.wire import Assembler, Outbox, WireError, decode_batch
+from serve_grpc.protocol.outbox import Outbox
+from serve_grpc.protocol.wire import Assembler, WireError, decode_batch
 from tests.property.batches import caller_batches, damaged, replica_batches
 
 pytestmark = pytest.mark.usefixtures("tiny_messages")
 
 Frames = dict[int, list[bytes]]
+Script = list[tuple[int, int, int]]
+Batches = st.SearchStrategy[Any]
 
 # (id, payload size, how many messages are taken first); sizes lie around the tiny limits.
 _SIZES = st.integers(0, 70) | st.sampled_from([11, 12, 13, 19, 20, 21, 40, 41])
@@ -77,7 +80,9 @@ class Link:
 @pytest.mark.parametrize(("kind", "owners"), [(CallerBatch, "requests"), (ReplicaBatch, "replies")])
 @settings(max_examples=400)
 @given(script=SCRIPTS)
-def test_payloads_of_an_id_arrive_whole_and_in_order(kind, owners: str, script) -> None:
+def test_payloads_of_an_id_arrive_whole_and_in_order(
+    kind: type[Any], owners: str, script: Script
+) -> None:
     link = Link(kind, owners)
     sent: Frames = defaultdict(list)
     for number, (call_id, size, messages) in enumerate(script):
@@ -94,7 +99,7 @@ def test_payloads_of_an_id_arrive_whole_and_in_order(kind, owners: str, script) 
 
 @settings(max_examples=200)
 @given(script=SCRIPTS, dropped=st.sets(st.integers(1, 4)))
-def test_dropping_an_id_leaves_the_others_whole(script, dropped: set[int]) -> None:
+def test_dropping_an_id_leaves_the_others_whole(script: Script, dropped: set[int]) -> None:
     link = Link(ReplicaBatch, "replies")
     sent: Frames = defaultdict(list)
     for number, (call_id, size, _) in enumerate(script):
@@ -130,7 +135,9 @@ def decoded(kind: type[Any], message: bytes, threshold: int) -> tuple[Any, list[
 @both_sides
 @both_ways
 @given(data=st.data())
-def test_any_batch_is_decoded_as_the_generated_class_does(kind, batches, threshold, data) -> None:
+def test_any_batch_is_decoded_as_the_generated_class_does(
+    kind: type[Any], batches: Batches, threshold: int, data: st.DataObject
+) -> None:
     batch = data.draw(batches)
     rest, fragments = decoded(kind, batch.SerializeToString(), threshold)
     assert fragments == [(fragment.id, fragment.data) for fragment in batch.fragments]
@@ -141,7 +148,9 @@ def test_any_batch_is_decoded_as_the_generated_class_does(kind, batches, thresho
 @both_sides
 @both_ways
 @given(data=st.data())
-def test_damage_gives_a_value_or_a_wire_error(kind, batches, threshold, data) -> None:
+def test_damage_gives_a_value_or_a_wire_error(
+    kind: type[Any], batches: Batches, threshold: int, data: st.DataObject
+) -> None:
     message = data.draw(batches).SerializeToString()
     received = data.draw(damaged(message) | st.binary(max_size=60))
     try:
@@ -154,7 +163,9 @@ def test_damage_gives_a_value_or_a_wire_error(kind, batches, threshold, data) ->
 
 @both_sides
 @given(data=st.data())
-def test_what_is_decoded_by_hand_is_what_the_generated_class_reads(kind, batches, data) -> None:
+def test_what_is_decoded_by_hand_is_what_the_generated_class_reads(
+    kind: type[Any], batches: Batches, data: st.DataObject
+) -> None:
     message = data.draw(batches.map(lambda batch: batch.SerializeToString()).flatmap(damaged))
     try:
         by_hand = decoded(kind, message, threshold=0)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_grpc.protocol.caller import CallerSession, Envelope, RequestFields
+from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.replica import ReplicaSession
-from serve_grpc.protocol.wire import Outbox
 
 SECRET = b"the secret of this cluster......"
 REPLICA_ID = "replica-1"

@@ -64,6 +64,23 @@ def test_a_large_request_before_a_small_one_reaches_the_replica_with_it() -> Non
     assert len(replica.ongoing_ids) == 3
 
 
+@pytest.mark.parametrize("payload", [b"", BIG], ids=["small", "large"])
+@pytest.mark.parametrize("field", ["request_id", "multiplexed_model_id", "session_id", "client"])
+def test_a_request_with_text_that_is_no_unicode_never_hinders_the_next(
+    field: str, payload: bytes
+) -> None:
+    caller, replica = open_pair()
+    try:
+        caller.request("odd", fields(payload, **{field: "\ud800"}))
+    except ValueError:
+        assert caller.calls == {}
+    caller.request("next", fields(payload))
+    arrivals = drain_into(caller.outbox, replica.receive)
+    arrived = [inbound.id for arrival in arrivals for inbound in arrival.requests]
+    assert arrived == list(caller.calls)
+    assert caller.calls[arrived[-1]] == "next"
+
+
 def test_a_number_given_to_a_new_envelope_keeps_its_meaning_for_earlier_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

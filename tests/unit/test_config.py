@@ -80,7 +80,11 @@ def test_both_ports_set_a_range() -> None:
     assert (settings.min_port, settings.max_port) == (7000, 7010)
 
 
-@pytest.mark.parametrize("text", ["", "many", "1.5", "0", "-1"])
+def test_a_message_length_of_minus_one_is_no_limit_as_in_grpc() -> None:
+    assert Settings.from_environ({MESSAGE_LENGTH: "-1"}).max_message_bytes == 2**63 - 1
+
+
+@pytest.mark.parametrize("text", ["", "many", "1.5", "0", "-2"])
 @pytest.mark.parametrize(
     "variable",
     [MESSAGE_LENGTH, "SERVE_GRPC_STREAM_WINDOW_ITEMS", "SERVE_GRPC_STREAM_WINDOW_BYTES"],
@@ -89,6 +93,12 @@ def test_a_size_must_be_a_positive_whole_number(variable: str, text: str) -> Non
     with pytest.raises(ValueError, match=variable) as raised:
         Settings.from_environ({variable: text})
     assert repr(text) in str(raised.value)
+
+
+@pytest.mark.parametrize("text", [str(2**64), str(10**400)], ids=len)
+def test_a_limit_must_fit_the_field_that_carries_it(text: str) -> None:
+    with pytest.raises(ValueError, match=MESSAGE_LENGTH):
+        Settings.from_environ({MESSAGE_LENGTH: text})
 
 
 @pytest.mark.parametrize("text", ["", "often", "0", "-1", "0.01", "-inf", "nan"])

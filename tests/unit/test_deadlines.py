@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from serve_grpc import deadlines
 
 
-def in_fresh_context(function, *args: object) -> object:
+def in_fresh_context(function: Callable[..., Any], *args: object) -> Any:
     return contextvars.Context().run(function, *args)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from ray import cloudpickle
@@ -63,7 +65,9 @@ def test_the_module_docstring_shows_every_class(error: errors.ServeGrpcError) ->
     ],
     ids=["pickle", "cloudpickle", "copy", "deepcopy"],
 )
-def test_a_copy_has_type_text_and_every_field(error: errors.ServeGrpcError, copied) -> None:
+def test_a_copy_has_type_text_and_every_field(
+    error: errors.ServeGrpcError, copied: Callable[[Any], Any]
+) -> None:
     twin = copied(error)
     assert type(twin) is type(error)
     assert vars(twin) == vars(error)

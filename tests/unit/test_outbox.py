@@ -6,7 +6,8 @@ import pytest
 
 from serve_grpc._generated.replica_pb2 import ReplicaBatch
 from serve_grpc.protocol import wire
-from serve_grpc.protocol.wire import Outbox, decode_batch
+from serve_grpc.protocol.outbox import Outbox
+from serve_grpc.protocol.wire import decode_batch
 
 FRAGMENT = 100
 BATCH = 1000

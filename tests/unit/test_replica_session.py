@@ -131,6 +131,26 @@ def test_replies_of_the_largest_size_all_arrive_however_many_end_together(
     assert ended == {number: bytes([number + 1]) * 64 for number in range(count)}
 
 
+def test_large_replies_arrive_past_any_number_of_small_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replica_module, "INLINE_BYTES", 4)
+    monkeypatch.setattr(wire, "FRAGMENT_BYTES", 8)
+    monkeypatch.setattr(wire, "BATCH_BYTES", 1)  # a message for each small frame
+    caller, replica = open_pair(limit=64)
+    for number in range(150):
+        caller.request(number, fields(envelope=STREAM))
+    drain_into(caller.outbox, replica.receive)
+    ids = sorted(replica.ongoing_ids)
+    for call_id in ids[50:]:
+        replica.reply(call_id, Reply.ITEM, bytes([call_id]) * 64)
+    for call_id in ids[:50] * 10:
+        replica.reply(call_id, Reply.ITEM, b"tiny")
+    heard = drain_into(replica.outbox, caller.receive)
+    items = [event.payload for received in heard for event in received.events]
+    assert sorted(items) == sorted([b"tiny"] * 500 + [bytes([i]) * 64 for i in ids[50:]])
+
+
 @pytest.mark.parametrize("field", ["message", "traceback", "pickled"])
 def test_an_error_of_any_size_leaves_in_messages_the_transport_takes(field: str) -> None:
     caller, replica = open_pair()

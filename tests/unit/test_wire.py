@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from serve_grpc._generated.replica_pb2 import (
@@ -34,7 +36,9 @@ def plain(fragments: list[tuple[int, bytes | memoryview]]) -> list[tuple[int, by
 @both_kinds
 @pytest.mark.parametrize("size", [1, 127, 128, 300, 16_383, 16_384, 70_000])
 @pytest.mark.parametrize("call_id", [1, 127, 128, 16_384, 2**32, 2**64 - 1])
-def test_a_fragment_is_written_as_the_generated_class_writes_it(kind, size: int, call_id: int):
+def test_a_fragment_is_written_as_the_generated_class_writes_it(
+    kind: type[Any], size: int, call_id: int
+) -> None:
     data = bytes(i % 251 for i in range(size))
     expected = kind(fragments=[Fragment(id=call_id, data=data)]).SerializeToString()
     assert b"".join(wire.encode_fragment(call_id, data)) == expected
@@ -78,7 +82,7 @@ def test_a_large_payload_is_not_copied_when_it_is_read() -> None:
 @both_kinds
 @pytest.mark.parametrize("size", [1, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("unknown", UNKNOWN_FIELDS.values(), ids=list(UNKNOWN_FIELDS))
-def test_a_field_of_a_newer_version_is_ignored(kind, size: int, unknown: bytes) -> None:
+def test_a_field_of_a_newer_version_is_ignored(kind: type[Any], size: int, unknown: bytes) -> None:
     fragment = b"".join(wire.encode_fragment(7, b"x" * size))
     _, fragments = decode_batch(kind, unknown + fragment + unknown)
     assert plain(fragments) == [(7, b"x" * size)]
@@ -86,7 +90,7 @@ def test_a_field_of_a_newer_version_is_ignored(kind, size: int, unknown: bytes) 
 
 @pytest.mark.parametrize("size", [1, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("unknown", UNKNOWN_FIELDS.values(), ids=list(UNKNOWN_FIELDS))
-def test_a_field_of_a_newer_version_inside_a_fragment_is_ignored(size: int, unknown: bytes):
+def test_a_field_of_a_newer_version_inside_a_fragment_is_ignored(size: int, unknown: bytes) -> None:
     inner = unknown + Fragment(id=7, data=b"x" * size).SerializeToString() + unknown
     # The same bytes as a message of another kind with one length-delimited field 4.
     message = b"\x22" + wire._varint(len(inner)) + inner
@@ -110,7 +114,9 @@ def test_a_field_of_a_newer_version_inside_a_fragment_is_ignored(size: int, unkn
     ids=bytes.hex,
 )
 @pytest.mark.parametrize("padding", [b"", b"\xfa\x01\x80\x80\x02" + b"x" * 32768])
-def test_bytes_that_are_no_batch_are_refused(kind, message: bytes, padding: bytes) -> None:
+def test_bytes_that_are_no_batch_are_refused(
+    kind: type[Any], message: bytes, padding: bytes
+) -> None:
     with pytest.raises(WireError):
         decode_batch(kind, padding + message)
 

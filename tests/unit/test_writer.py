@@ -1,0 +1,143 @@
+"""The writer of a session: everything queued leaves in order, without waiting for a timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from serve_grpc.transport.stream import Writer
+
+
+class Queue:
+    """An outbox of ready messages, and the transport that takes them."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self.messages = list(messages)
+        self.written: list[bytes] = []
+        self.may_write = asyncio.Event()
+        self.may_write.set()
+
+    def __bool__(self) -> bool:
+        return bool(self.messages)
+
+    @property
+    def queued_bytes(self) -> int:
+        return sum(map(len, self.messages))
+
+    def take(self) -> bytes:
+        return self.messages.pop(0)
+
+    async def write(self, message: bytes) -> None:
+        await self.may_write.wait()
+        self.written.append(message)
+
+
+async def settle() -> None:
+    """Let every task that can run do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_what_is_queued_is_written_in_order_and_more_after_a_kick() -> None:
+    async def main() -> list[bytes]:
+        queue = Queue(b"1", b"2")
+        writer = Writer(queue, queue.write)
+        writer.kick()  # before it runs: nothing to wake
+        task = asyncio.create_task(writer.run())
+        await settle()
+        queue.messages += [b"3", b"4"]
+        writer.kick()
+        writer.kick()
+        await settle()
+        await stop(task)
+        return queue.written
+
+    assert asyncio.run(main()) == [b"1", b"2", b"3", b"4"]
+
+
+def test_what_is_queued_while_a_write_is_on_its_way_needs_no_kick() -> None:
+    async def main() -> list[bytes]:
+        queue = Queue(b"1")
+        queue.may_write.clear()
+        task = asyncio.create_task(Writer(queue, queue.write).run())
+        await settle()
+        queue.messages.append(b"2")
+        queue.may_write.set()
+        await settle()
+        await stop(task)
+        return queue.written
+
+    assert asyncio.run(main()) == [b"1", b"2"]
+
+
+def test_a_broken_stream_ends_the_writer_with_its_error() -> None:
+    async def broken(_: bytes) -> None:
+        raise ConnectionResetError("gone")
+
+    async def main() -> None:
+        await Writer(Queue(b"1"), broken).run()
+
+    with pytest.raises(ConnectionResetError, match="gone"):
+        asyncio.run(main())
+
+
+def test_each_message_is_stamped_before_it_is_taken() -> None:
+    async def main() -> list[bytes]:
+        queue = Queue(b"1", b"2")
+
+        def stamp() -> None:
+            queue.messages[0] += b"!"
+
+        task = asyncio.create_task(Writer(queue, queue.write, stamp).run())
+        await settle()
+        await stop(task)
+        return queue.written
+
+    assert asyncio.run(main()) == [b"1!", b"2!"]
+
+
+def test_flushing_writes_everything_and_returns() -> None:
+    async def main() -> list[bytes]:
+        queue = Queue(b"1", b"2")
+        await Writer(queue, queue.write).flush()
+        return queue.written
+
+    assert asyncio.run(main()) == [b"1", b"2"]
+
+
+def test_waiting_for_room_ends_when_enough_was_written() -> None:
+    async def main() -> tuple[list[bool], list[bytes]]:
+        queue = Queue(*[b"1234"] * 5)
+        queue.may_write.clear()
+        writer = Writer(queue, queue.write)
+        running = asyncio.create_task(writer.run())
+        limits = (100, 12, 4, 0)
+        waiting = [asyncio.create_task(writer.wait_below(limit)) for limit in limits]
+        await settle()
+        before = [task.done() for task in waiting]
+        waiting[1].cancel()  # one that stops waiting hinders nobody
+        queue.may_write.set()
+        await asyncio.gather(waiting[0], waiting[2], waiting[3])
+        await stop(running)
+        return before, queue.written
+
+    assert asyncio.run(main()) == ([True, False, False, False], [b"1234"] * 5)
+
+
+@pytest.mark.parametrize("queued", [b"", b"123"])
+def test_with_room_nobody_waits(queued: bytes) -> None:
+    async def main() -> Callable[[], None]:
+        writer = Writer(Queue(queued), Queue().write)
+        with pytest.raises(StopIteration):
+            writer.wait_below(3).send(None)
+        return writer.kick
+
+    assert asyncio.run(main())() is None
