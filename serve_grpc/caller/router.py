@@ -13,7 +13,6 @@ import itertools
 import logging
 import random
 import time
-from collections import deque
 from typing import NamedTuple
 
 from ray.serve.exceptions import RequestCancelledError
@@ -38,6 +37,7 @@ from serve_grpc.protocol.status import error_from_message
 from serve_grpc.routing.peer import Peer
 from serve_grpc.routing.picker import Picker
 from serve_grpc.routing.retry import RetryBudget
+from serve_grpc.routing.row import Row
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
 
 __all__ = ["Router"]
@@ -68,7 +68,7 @@ class Router:
         self._access = access
         self._settings = settings
         self._rng = random.Random()
-        self._row: deque[Call] = deque()
+        self._row: Row[Call] = Row()
         self._sequence = itertools.count()
         self._connections: dict[str, Connection] = {}
         self._by_peer: dict[Peer, Connection] = {}
@@ -107,7 +107,7 @@ class Router:
         assert self._pool is not None
         reachable = replica_set.reachable
         if replica_set.replicas and self._access.is_configured:
-            self.is_ready = True
+            was_ready, self.is_ready = self.is_ready, True
             self.fallback_reason = None
             if not reachable:
                 self.fallback_reason = "has no serve_grpc endpoint"
@@ -117,6 +117,10 @@ class Router:
                 self._leave(list(self._connections))
                 self._go_native()
                 return
+            if not was_ready:
+                for call in self._row:
+                    self._count(call)
+                    self._access.on_routed(call.fields.envelope.route)
         fresh = {facts.replica_id: facts for facts in reachable}
         self._leave([replica_id for replica_id in self._connections if replica_id not in fresh])
         for replica_id, facts in fresh.items():
@@ -136,11 +140,16 @@ class Router:
             self._pool.release(connection, self)
 
     def _go_native(self) -> None:
-        while self._row:
-            call = self._row.popleft()
-            if not call.done:
-                self._unqueue(call)
+        while (call := self._pop()) is not None:
+            if call.native is not None:
                 call.place = NativeCall(call)
+            else:  # it was on its way when the deployment was replaced by one without an endpoint
+                self._fail(call, ServeGrpcError("the deployment no longer has an endpoint"))
+
+    def _count(self, call: Call) -> None:
+        """Count a call as Serve does; those that go over Serve's transport are counted there."""
+        envelope = call.fields.envelope
+        self._access.on_call(envelope.route, envelope.app_name)
 
     # ------------------------------------------------------------ new calls
 
@@ -150,28 +159,31 @@ class Router:
             return
         call.sequence = next(self._sequence)
         self._budget.on_call()
-        envelope = call.fields.envelope
-        self._access.on_call(envelope.route, envelope.app_name)
         if call.is_cancelled:
             self._end_cancelled(call)
             return
         if self._closed_reason is not None:
             self._fail(call, ServeGrpcError(self._closed_reason))
             return
-        connection = self._pick(call) if not self._row else None
+        self.watch_deadline(call)
+        if self.fallback_reason is not None:
+            self._row.add(call)
+            self._go_native()
+            return
+        if self.is_ready:
+            self._count(call)
+        connection = self._pick(call) if self._row.head() is None else None
         refusal = self._access.refusal(is_full=connection is None)
         if refusal is not None:
             call.fail(refusal)
             return
-        self._access.on_routed(envelope.route)
-        self.watch_deadline(call)
+        if self.is_ready:
+            self._access.on_routed(call.fields.envelope.route)
         if connection is not None:
             self._send(call, connection)
             return
         self._enqueue(call)
-        if self.fallback_reason is not None:  # decided since the handle last looked
-            self._go_native()
-        elif self._connections:
+        if self._connections:
             self._ensure_progress()
         else:
             self._access.ask_for_first_replica()
@@ -216,34 +228,27 @@ class Router:
     def _enqueue(self, call: Call) -> None:
         call.is_queued = True
         self._access.on_queued()
-        if not self._row or call.sequence > self._row[-1].sequence:
-            self._row.append(call)
-        elif call.sequence < self._row[0].sequence:
-            self._row.appendleft(call)
-        else:
-            place = next(i for i, other in enumerate(self._row) if other.sequence > call.sequence)
-            self._row.insert(place, call)
+        self._row.add(call)
+
+    def _pop(self) -> Call | None:
+        call = self._row.pop()
+        if call is not None:
+            self._unqueue(call)
+        return call
 
     def _unqueue(self, call: Call) -> None:
         if call.is_queued:
             call.is_queued = False
             self._access.on_unqueued()
 
-    def _head(self) -> Call | None:
-        """The first call that still waits; those that ended in the row are dropped."""
-        while self._row:
-            if not self._row[0].done:
-                return self._row[0]
-            self._row.popleft()
-        return None
-
     def _pump(self) -> None:
-        while (call := self._head()) is not None:
+        if self.fallback_reason is not None:
+            self._go_native()
+        while (call := self._row.head()) is not None:
             connection = self._pick(call)
             if connection is None:
                 break
-            self._row.popleft()
-            self._unqueue(call)
+            self._pop()
             self._send(call, connection)
         self._ensure_progress()
 
@@ -369,7 +374,7 @@ class Router:
         if self._serve_watch is not None:
             self._serve_watch.cancel()
             self._serve_watch = None
-        if self._head() is None or self._connections:
+        if self._row.head() is None or self._connections:
             return
         if self._access.is_serve_gone:
             self.close("Ray Serve was shut down")
@@ -379,9 +384,7 @@ class Router:
     def close(self, reason: str) -> None:
         """Fail what waits and every later call; calls on their way go on."""
         self._closed_reason = reason
-        while (call := self._head()) is not None:
-            self._row.popleft()
-            self._unqueue(call)
+        while (call := self._pop()) is not None:
             self._fail(call, ServeGrpcError(reason))
         if self._backoff_timer is not None:
             self._backoff_timer.cancel()

@@ -2,6 +2,7 @@
 
     peer.py     what a caller knows of one replica
     picker.py   power of two choices over the peers of a deployment
+    row.py      calls that wait, first come, first served
     retry.py    backoff of a full house, budget of repeated calls
 
 Time and randomness are passed in.
