@@ -80,21 +80,20 @@ class Executor:
         loop = asyncio.get_running_loop()
         for _ in range(min(STARTS_PER_TURN, len(self._to_start))):
             invocation = self._to_start.popleft()
-            if invocation.cancel_reason is None:
-                invocation.task = loop.create_task(self._run(invocation))
-            else:  # cancelled while it waited here
-                self._outputs.on_outcome(invocation, _cancelled(0.0))
+            invocation.task = loop.create_task(self._run(invocation))
         if self._to_start:
             loop.call_soon(self._start_some)
 
     def cancel(self, invocation: Invocation, reason: CancelReason) -> None:
         """Raise CancelledError in the user's code, and cancel the calls it made."""
-        task = invocation.task
-        if invocation.cancel_reason is None and not (task is not None and task.done()):
-            invocation.cancel_reason = reason
-            if task is not None:
-                task.cancel()
-                cancel_children(invocation.internal_request_id)
+        if invocation.cancel_reason is not None or invocation.is_over:
+            return
+        invocation.cancel_reason = reason
+        # A task that is cancelled before its first step never runs at all; such an invocation
+        # looks at the reason when its turn comes, and still ends in an outcome.
+        if invocation.is_running and invocation.task is not None:
+            invocation.task.cancel()
+            cancel_children(invocation.internal_request_id)
 
     def grant(self, invocation: Invocation, items: int, bytes_: int) -> None:
         """Let a stream go on."""
@@ -104,6 +103,11 @@ class Executor:
     # ------------------------------------------------------------ one invocation
 
     async def _run(self, invocation: Invocation) -> None:
+        if invocation.cancel_reason is not None:
+            invocation.is_over = True
+            self._outputs.on_outcome(invocation, _cancelled(0.0))
+            return
+        invocation.is_running = True
         self._enter_context(invocation)
         expiry: asyncio.TimerHandle | None = None
         if invocation.deadline_s is not None:
@@ -122,6 +126,7 @@ class Executor:
             outcome = self._failed(invocation, error, (time.perf_counter() - started) * 1000)
         if expiry is not None:
             expiry.cancel()
+        invocation.is_over = True
         self._outputs.on_outcome(invocation, outcome)
 
     def _enter_context(self, invocation: Invocation) -> None:

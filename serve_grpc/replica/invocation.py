@@ -35,7 +35,12 @@ class ReplySink(Protocol):
 class Invocation:
     """A request that was admitted.
 
-    The last five fields belong to the user's loop; the rest is not changed once set.
+    From `gate` on the fields belong to the user's loop; the rest is not changed once set.
+
+    Attributes:
+        has_started: Whether the user's code was called.
+        is_running: Whether the task has begun, so that cancelling it reaches its code.
+        is_over: Whether its outcome was given.
     """
 
     sink: ReplySink
@@ -57,6 +62,8 @@ class Invocation:
     gate: LoopGate | ThreadGate | None = None
     task: asyncio.Task[None] | None = None
     has_started: bool = False
+    is_running: bool = False
+    is_over: bool = False
     cancel_reason: CancelReason | None = None
 
 

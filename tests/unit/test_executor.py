@@ -1,0 +1,156 @@
+"""The executor: every invocation ends in one outcome, whenever it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._serve.replicas import UserMethod
+from serve_grpc.replica import executor as executor_module
+from serve_grpc.replica.executor import Executor
+from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
+from serve_grpc.serialization import get_serializer
+
+DUMPS = get_serializer("pickle")
+
+
+class OneMethod:
+    """What the executor needs of a replica, for one coroutine function."""
+
+    app_name, deployment_name = "app", "deployment"
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._method = UserMethod("__call__", function, is_coroutine=True, in_thread=False)
+
+    def method(self, _: str) -> UserMethod:
+        return self._method
+
+
+class Outcomes:
+    """Keeps what comes out."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, list[Outcome]] = {}
+        self.items: list[bytes] = []
+
+    def on_item(self, _: Invocation, payload: bytes) -> None:
+        self.items.append(payload)
+
+    def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
+        self.by_id.setdefault(invocation.call_id, []).append(outcome)
+
+
+def invocation(call_id: int, *args: Any, deadline_s: float | None = None) -> Invocation:
+    payload = DUMPS.dump_request(args, {})
+    sink: Any = None
+    return Invocation(
+        sink, call_id, "__call__", "pickle", "pickle", False, payload, f"request {call_id}",
+        f"internal {call_id}", deadline_s=deadline_s,
+    )  # fmt: skip
+
+
+async def settle(outcomes: Outcomes, count: int) -> None:
+    """Give the loop turns until `count` invocations are over."""
+    for _ in range(1000):
+        if len(outcomes.by_id) == count:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"only {len(outcomes.by_id)} of {count} ended")
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_cancel_at_any_time_gives_one_outcome(turns: int) -> None:
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> Outcomes:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(forever)
+        executor = Executor(replica, outcomes, 10**6)
+        one = invocation(1)
+        executor.submit([one])
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        executor.cancel(one, CancelReason.CALLER)
+        executor.cancel(one, CancelReason.CALLER)
+        await settle(outcomes, 1)
+        executor.cancel(one, CancelReason.CALLER)
+        return outcomes
+
+    (outcome,) = asyncio.run(run()).by_id[1]
+    assert outcome.status == "CANCELLED"
+    assert outcome.error is not None
+    assert outcome.error.code == Error.CANCELLED
+
+
+def test_requests_start_in_order_a_few_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "STARTS_PER_TURN", 3)
+    started: list[int] = []
+
+    async def note(number: int) -> int:
+        started.append(number)
+        return number
+
+    async def run() -> tuple[Outcomes, list[int]]:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(note)
+        executor = Executor(replica, outcomes, 10**6)
+        executor.submit([invocation(n, n) for n in range(10)])
+        seen = []
+        while len(outcomes.by_id) < 10:
+            await asyncio.sleep(0)
+            seen.append(len(started))
+        return outcomes, seen
+
+    outcomes, seen = asyncio.run(run())
+    assert started == list(range(10))
+    assert seen[:3] == [3, 6, 9]
+    assert [DUMPS.load_response(o.payload) for (o,) in outcomes.by_id.values()] == started
+
+
+def test_a_deadline_ends_the_code_and_says_that_it_ran() -> None:
+    cancelled = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def run() -> Outcomes:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(forever)
+        executor = Executor(replica, outcomes, 10**6)
+        one = invocation(1, deadline_s=time.monotonic() + 0.02)
+        executor.submit([one])
+        assert one.task is not None
+        await one.task
+        return outcomes
+
+    (outcome,) = asyncio.run(run()).by_id[1]
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.may_have_executed) == (Error.DEADLINE_EXCEEDED, True)
+    assert cancelled == [True]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_what_would_end_a_process_ends_only_the_call(kind: type[BaseException]) -> None:
+    async def leave() -> None:
+        raise kind
+
+    async def run() -> Outcomes:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(leave)
+        Executor(replica, outcomes, 10**6).submit([invocation(1)])
+        await settle(outcomes, 1)
+        return outcomes
+
+    (outcome,) = asyncio.run(run()).by_id[1]
+    assert outcome.error is not None
+    assert outcome.error.may_have_executed
