@@ -11,7 +11,7 @@
     cluster.py    node, secret of the cluster
 
 Private names in use. The tests run on Ray 2.60; the names were looked up in 2.57.1, 2.58.1 and
-2.59.0 too, and a small app was run on 2.57.1.
+2.59.0 too, and a small app (calls, streams, errors) was run on each of them.
 
 | name | for |
 | --- | --- |
