@@ -96,11 +96,6 @@ class RouterAccess:
         self._running: Counter[str] = Counter()
         self._flusher: asyncio.TimerHandle | None = None
 
-    @property
-    def key(self) -> Any:
-        """The native router: what two handles share if one came from the other's `options`."""
-        return self._router
-
     # ------------------------------------------------------------ the control plane's news
 
     def subscribe(self, on_change: Callable[[ReplicaSet], None]) -> None:

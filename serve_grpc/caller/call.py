@@ -68,8 +68,8 @@ class Call:
 
     Attributes:
         fields: What goes into the request frame.
-        native: Makes the same call over Serve's own transport; set only while it is not known
-            whether the deployment has an endpoint of ours.
+        native: Makes the same call over Serve's own transport; set where that may be needed,
+            because the deployment has no endpoint of ours or it is not known yet whether it has.
         is_idempotent: Whether it may be repeated after it may have started.
         deadline_s: On `time.monotonic`, None for none.
         response_loads: From the payload to the value.

@@ -175,14 +175,10 @@ class Connection:
     # ------------------------------------------------------------ calls
 
     @property
-    def has_room(self) -> bool:
-        """Whether a call may be sent now."""
+    def takes_bytes(self) -> bool:
+        """Whether what waits to be written leaves space for one more call."""
         session = self._session
-        return (
-            self.peer.has_room
-            and session is not None
-            and session.outbox.queued_bytes <= MAX_QUEUED_REQUEST_BYTES
-        )
+        return session is not None and session.outbox.queued_bytes <= MAX_QUEUED_REQUEST_BYTES
 
     @property
     def peer_max_message_bytes(self) -> int:
@@ -191,7 +187,10 @@ class Connection:
         return self._session.peer_max_message_bytes
 
     def send(self, call: Call) -> int:
-        """Queue a call; returns its id for `cancel` and `grant`. Only while `has_room`."""
+        """Queue a call; returns its id for `cancel` and `grant`.
+
+        Only while the peer has room and the connection takes bytes.
+        """
         assert self._session is not None
         assert self._stream is not None
         call_id = self._session.request(call, call.fields)

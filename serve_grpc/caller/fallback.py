@@ -1,13 +1,13 @@
 """A call that Serve's own transport carries after all.
 
-Used for calls made before it was known that the deployment has no endpoint of ours; later ones
-never come here. The native response is consumed on the transport's loop and fills the call.
+Used for calls made before it was known that the deployment has no endpoint of ours, and for those
+with a deadline, which Serve's transport does not know. Others are Serve's own from start to end.
+The native response is consumed on the transport's loop and fills the call.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from serve_grpc.caller.call import Call
 
@@ -19,7 +19,6 @@ class NativeCall:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._response: Any = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def cancel(self) -> None:

@@ -203,7 +203,7 @@ class Router:
         if peer is None:
             return None
         connection = self._by_peer[peer]
-        return connection if connection.has_room else None
+        return connection if connection.takes_bytes else None
 
     def _send(self, call: Call, connection: Connection) -> None:
         if call.deadline_s is not None:

@@ -234,7 +234,6 @@ def _from_session(sink: _SessionSink, inbound: InboundRequest) -> Invocation:
         request_id,
         _internal_id(request_id),
         template.route,
-        template.app_name,
         request.multiplexed_model_id,
         request.session_id,
         request.client,

@@ -53,7 +53,6 @@ class Invocation:
     request_id: str
     internal_request_id: str
     route: str = ""
-    app_name: str = ""
     multiplexed_model_id: str = ""
     session_id: str = ""
     client: str = ""
