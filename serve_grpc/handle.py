@@ -18,11 +18,9 @@ from ray.serve import handle as serve_handle
 
 from serve_grpc._serve.handles import DEFAULT, RUN_ROUTER_IN_SEPARATE_LOOP
 from serve_grpc._serve.requests import (
-    add_child,
     current_request,
     generate_request_id,
     inside_ray_client_context,
-    remove_child,
 )
 from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from serve_grpc.caller.call import Call
@@ -227,9 +225,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             is_idempotent=self._idempotent,
         )
         if parent_id:
-            # Known as a child of the request, so that its cancellation reaches this call.
-            add_child(parent_id, id(call), call)
-            call.on_done = functools.partial(remove_child, parent_id, id(call))
+            call.become_child(parent_id)
         return call
 
     def _serialize(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

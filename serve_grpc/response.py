@@ -76,9 +76,10 @@ class ByValueResponse(_ByValue, DeploymentResponse[R]):
             RayTaskError: The user's exception, which is also of its own type.
             RequestCancelledError: The call was cancelled.
         """
-        if not self._call.done:
-            yield from self._call.wait_done().__await__()
-        result: R = self._call.result()
+        call = self._call
+        while not call.done:
+            yield from call.wait_news()
+        result: R = call.result()
         return result
 
     def result(self, *, timeout_s: float | None = None, _skip_asyncio_check: bool = False) -> R:

@@ -72,7 +72,7 @@ class Serializer:
             args, kwargs = self.loads(payload)
             if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
                 raise TypeError("a request is a pair of a list and a map")
-            if not all(isinstance(name, str) for name in kwargs):
+            if kwargs and not all(isinstance(name, str) for name in kwargs):
                 raise TypeError("names of keyword arguments are strings")
             return tuple(args), kwargs
         except Exception as error:
@@ -146,9 +146,35 @@ class _NotPlainData(Exception):
     """Not an error: this value needs cloudpickle."""
 
 
+_ATOMS = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether `value` is an atom, or a tuple of atoms and flat containers of atoms, as most
+    arguments and results are; `pickle.dumps` alone needs a third of the time for those."""
+    if type(value) in _ATOMS:
+        return True
+    if type(value) is not tuple:
+        return False
+    for part in value:
+        kind = type(part)
+        if kind is dict:
+            if part and not all(type(v) in _ATOMS for item in part.items() for v in item):
+                return False
+        elif kind is tuple or kind is list:
+            for inner in part:
+                if type(inner) not in _ATOMS:
+                    return False
+        elif kind not in _ATOMS:
+            return False
+    return True
+
+
 def _cloudpickle_dumps(value: Any) -> bytes:
     # For built-in data the C pickler writes the same bytes as cloudpickle at a fraction of its
     # cost (docs/decisions/0003-serializers.md).
+    if _is_shallow(value):
+        return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
     buffer = io.BytesIO()
     try:
         _PlainDataPickler(buffer, PICKLE_PROTOCOL).dump(value)

@@ -52,7 +52,7 @@ def enter_request(fields: dict[str, Any]) -> None:
     """Make this context one of a request; `fields` are those of `_RequestContext`, all of them."""
     # The frozen dataclass' own constructor takes longer than the rest of a call's bookkeeping.
     context = object.__new__(serve_context._RequestContext)
-    context.__dict__.update(fields)
+    object.__setattr__(context, "__dict__", fields)
     serve_context._serve_request_context.set(context)
 
 

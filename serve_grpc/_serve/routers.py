@@ -90,10 +90,12 @@ class RouterAccess:
             router._availability_zone or "" if RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING else ""
         )
         self._ids: dict[str, Any] = {}
-        # Changes since the last `_flush`: one increment of Serve's costs more than a small frame.
-        self._calls: Counter[tuple[str, str]] = Counter()
-        self._routed: Counter[str] = Counter()
-        self._running: Counter[str] = Counter()
+        # What happened since the last `_flush`, one entry each: an increment of Serve's costs more
+        # than a small frame, and counting a list at the end is done in C.
+        self._calls: list[tuple[str, str]] = []
+        self._routed: list[str] = []
+        self._sent: list[str] = []
+        self._finished: list[str] = []
         self._flusher: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------ the control plane's news
@@ -128,11 +130,12 @@ class RouterAccess:
 
     def _replica_set(self, running_replicas: list[Any]) -> ReplicaSet:
         # A replica that left may still finish calls; its id is kept while Serve counts any.
+        if self._flusher is not None:
+            self._flusher.cancel()
+            self._flush()
         counted = self._metrics.num_requests_sent_to_replicas
         still_open = {
-            replica_id: full_id
-            for replica_id, full_id in self._ids.items()
-            if counted.get(full_id) or self._running[replica_id]
+            replica_id: full_id for replica_id, full_id in self._ids.items() if counted.get(full_id)
         }
         current = {info.replica_id.unique_id: info.replica_id for info in running_replicas}
         self._ids = {**still_open, **current}
@@ -183,8 +186,10 @@ class RouterAccess:
         if not self._router._deployment_available:
             unavailable: Exception = DeploymentUnavailableError(self._router.deployment_id)
             return unavailable
+        if not is_full:
+            return None
         config = self._metrics._deployment_config
-        if not is_full or config is None or config.max_queued_requests == -1:
+        if config is None or config.max_queued_requests == -1:
             return None
         queued = self._metrics.num_queued_requests
         if queued < config.max_queued_requests:
@@ -213,40 +218,43 @@ class RouterAccess:
 
     def on_call(self, route: str, app_name: str) -> None:
         """Count a call made on the handle."""
-        self._calls[route, app_name] += 1
+        self._calls.append((route, app_name))
         if self._flusher is None:
             self._flusher = self.loop.call_later(FLUSH_S, self._flush)
 
     def on_routed(self, route: str) -> None:
         """Count a call that was let in."""
-        self._routed[route] += 1
+        self._routed.append(route)
 
     def on_sent(self, replica_id: str) -> None:
         """Count a call as running on a replica."""
-        self._running[replica_id] += 1
+        self._sent.append(replica_id)
         if self._flusher is None:
             self._flusher = self.loop.call_later(FLUSH_S, self._flush)
 
     def on_finished(self, replica_id: str) -> None:
         """Count it as over."""
-        self._running[replica_id] -= 1
+        self._finished.append(replica_id)
         if self._flusher is None:
             self._flusher = self.loop.call_later(FLUSH_S, self._flush)
 
     def _flush(self) -> None:
         self._flusher = None
-        for (route, app_name), number in self._calls.items():
+        for (route, app_name), number in Counter(self._calls).items():
             self._handle_counter.inc(number, tags={"route": route, "application": app_name})
         self._calls.clear()
-        for route, number in self._routed.items():
+        for route, number in Counter(self._routed).items():
             self._metrics.num_router_requests.inc(number, tags={"route": route})
         self._routed.clear()
         if RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE:
+            running = Counter(self._sent)
+            running.subtract(self._finished)
             with self._metrics._queries_lock:
-                for replica_id, change in self._running.items():
+                for replica_id, change in running.items():
                     if change:
                         self._metrics.num_requests_sent_to_replicas[self._ids[replica_id]] += change
-        self._running.clear()
+        self._sent.clear()
+        self._finished.clear()
 
 
 def _http_fields(config: Any) -> dict[str, Any]:

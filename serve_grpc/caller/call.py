@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import types
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
+from serve_grpc._serve.requests import add_child, remove_child
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.protocol.caller import RequestFields
 from serve_grpc.protocol.flow import ConsumerWindow
@@ -34,6 +36,8 @@ class CallOwner(Protocol):
 
 class _AsyncWaiter:
     """A consumer on an event loop."""
+
+    __slots__ = ("_loop", "future")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -73,6 +77,7 @@ class Call:
         is_idempotent: Whether it may be repeated after it may have started.
         deadline_s: On `time.monotonic`, None for none.
         response_loads: From the payload to the value.
+        parent_id: Internal id of the request that made the call and cancels it with itself, or "".
         done: Whether it has ended.
         value, error: How it ended; `value` is a payload until a consumer has deserialized it.
     """
@@ -95,7 +100,7 @@ class Call:
         "is_idempotent",
         "is_queued",
         "native",
-        "on_done",
+        "parent_id",
         "place",
         "response_loads",
         "sequence",
@@ -122,7 +127,7 @@ class Call:
         self.value: Any = None
         self.has_value = False
         self.is_cancelled = False
-        self.on_done: Callable[[], None] | None = None
+        self.parent_id = ""
         self.awaiting = 0
         # The router's and the connection's notes.
         self.place: Any = None
@@ -141,6 +146,11 @@ class Call:
     def __repr__(self) -> str:
         state = "done" if self.done else "queued" if self.is_queued else "open"
         return f"<Call {self.fields.request_id} of {self.fields.envelope.method!r} {state}>"
+
+    def become_child(self, parent_id: str) -> None:
+        """Let the cancellation of the request that makes this call reach it."""
+        self.parent_id = parent_id
+        add_child(parent_id, id(self), self)
 
     # ------------------------------------------------------------ the transport's side
 
@@ -175,8 +185,8 @@ class Call:
         if self.expiry is not None:
             self.expiry.cancel()
             self.expiry = None
-        if self.on_done is not None:
-            self.on_done()
+        if self.parent_id:
+            remove_child(self.parent_id, id(self))
         if self._waiters:
             self._wake()
 
@@ -204,48 +214,52 @@ class Call:
         Cancelling the last task that waits here cancels the call.
         """
         while not self.done:
-            await self._wait_async(lambda: self.done)
+            await self.wait_news()
 
     def wait_done_blocking(self, timeout_s: float | None) -> bool:
         """Block until the call has ended; False if `timeout_s` passed first."""
-        return self.done or self._wait_in_thread(lambda: self.done, timeout_s)
+        return self.done or self._wait_in_thread(timeout_s)
 
     async def wait_item(self) -> bool:
         """Return when there is an item; False if the stream is over instead."""
         while not self._items and not self.done:
-            await self._wait_async(self._has_news)
+            await self.wait_news()
         return bool(self._items)
 
     def wait_item_blocking(self) -> bool:
         """As `wait_item`, for a thread."""
         while not self._items and not self.done:
-            self._wait_in_thread(self._has_news, None)
+            self._wait_in_thread(None)
         return bool(self._items)
 
-    def _has_news(self) -> bool:
-        return bool(self._items) or self.done
+    @types.coroutine
+    def wait_news(self) -> Generator[Any, None, None]:
+        """Return when the call has ended or an item may be there.
 
-    async def _wait_async(self, has_happened: Callable[[], bool]) -> None:
-        waiter = _AsyncWaiter(asyncio.get_running_loop())
+        A generator, so that `__await__` of a response drives it with no coroutine in between.
+        """
+        mailbox = self._mailbox
+        waiter = _AsyncWaiter(mailbox.loop if mailbox.is_current else asyncio.get_running_loop())
         self._waiters.append(waiter)
         self.awaiting += 1
         try:
             # Looked at again, now that the waiter is down: the producer looks the other way round.
-            if not has_happened():
-                await waiter.future
+            if not self.done and not self._items:
+                yield from waiter.future
         except asyncio.CancelledError:
             if self.awaiting == 1:
                 self.cancel()
             raise
         finally:
             self.awaiting -= 1
-            self._forget(waiter)
+            if self._waiters:
+                self._forget(waiter)
 
-    def _wait_in_thread(self, has_happened: Callable[[], bool], timeout_s: float | None) -> bool:
+    def _wait_in_thread(self, timeout_s: float | None) -> bool:
         waiter = _ThreadWaiter()
         self._waiters.append(waiter)
         try:
-            return has_happened() or waiter.event.wait(timeout_s)
+            return self.done or bool(self._items) or waiter.event.wait(timeout_s)
         finally:
             self._forget(waiter)
 

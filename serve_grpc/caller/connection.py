@@ -193,9 +193,11 @@ class Connection:
         """
         assert self._session is not None
         assert self._stream is not None
-        call_id = self._session.request(call, call.fields)
+        session = self._session
+        call_id = session.request(call, call.fields)
         self.peer.on_sent()
-        self._stream.kick()
+        # The only call has no company to wait for; where there are more, more are to be expected.
+        self._stream.kick(at_once=len(session.calls) == 1)
         return call_id
 
     def cancel(self, call_id: int) -> None:

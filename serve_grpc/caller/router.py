@@ -45,6 +45,8 @@ __all__ = ["Router"]
 logger = logging.getLogger(LOGGER_NAME)
 
 SERVE_WATCH_S = 1.0
+# As plain integers: an enum's comparison runs in Python's slow lane, once for each reply.
+_RESULT, _ITEM = CallEventKind.RESULT.value, CallEventKind.ITEM.value
 
 
 class _Place(NamedTuple):
@@ -165,14 +167,15 @@ class Router:
         if self._closed_reason is not None:
             self._fail(call, ServeGrpcError(self._closed_reason))
             return
-        self.watch_deadline(call)
+        if call.deadline_s is not None:
+            self.watch_deadline(call)
         if self.fallback_reason is not None:
             self._row.add(call)
             self._go_native()
             return
         if self.is_ready:
             self._count(call)
-        connection = self._pick(call) if self._row.head() is None else None
+        connection = self._pick(call) if not self._row or self._row.head() is None else None
         refusal = self._access.refusal(is_full=connection is None)
         if refusal is not None:
             call.fail(refusal)
@@ -276,12 +279,14 @@ class Router:
 
     def on_reply(self, call: Call, kind: int, payload: bytes, error: Error | None) -> None:
         """One event of a call."""
-        if kind == CallEventKind.ITEM:
+        if kind == _ITEM:
             call.add_item(payload)
             return
         replica_id = self._take_off(call)
         self._backoffs = 0
-        if kind == CallEventKind.ERROR:
+        if kind == _RESULT:
+            call.succeed(payload)
+        elif kind == CallEventKind.ERROR:
             assert error is not None
             call.fail(_raisable(error, call.fields.request_id, replica_id))
         elif kind == CallEventKind.TOO_LARGE:

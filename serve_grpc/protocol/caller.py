@@ -13,8 +13,16 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from serve_grpc._generated.replica_pb2 import CallerBatch, Error, Refusal, ReplicaBatch, Reply
+from serve_grpc._generated.replica_pb2 import (
+    CallerBatch,
+    Drain,
+    Error,
+    Refusal,
+    ReplicaBatch,
+    Reply,
+)
 from serve_grpc.protocol import handshake
+from serve_grpc.protocol.envelope import Envelope
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.wire import (
@@ -39,6 +47,15 @@ __all__ = [
 
 CallT = TypeVar("CallT")
 
+# Numbers of fields and kinds; looking one up on a generated class takes longer than comparing it.
+_REPLIES = ReplicaBatch.REPLIES_FIELD_NUMBER
+_REJECTED = ReplicaBatch.REJECTED_FIELD_NUMBER
+_REQUESTS_READ = ReplicaBatch.REQUESTS_READ_FIELD_NUMBER
+_ONGOING = ReplicaBatch.ONGOING_FIELD_NUMBER
+_PONG = ReplicaBatch.PONG_FIELD_NUMBER
+_SLOT_FREE = ReplicaBatch.SLOT_FREE_FIELD_NUMBER
+_DRAIN = ReplicaBatch.DRAIN_FIELD_NUMBER
+_RESULT, _ITEM, _ERROR = Reply.RESULT, Reply.ITEM, Reply.ERROR
 _REPLY_KINDS = frozenset(Reply.Kind.values())
 
 
@@ -50,17 +67,6 @@ class HandshakeRefused(Exception):
         name = Refusal.Reason.Name(reason) if reason in known else f"reason {reason}"
         super().__init__(f"{name}: {message}")
         self.reason = reason
-
-
-class Envelope(NamedTuple):
-    """The part of a request that many requests share; sent once, then named by a number."""
-
-    method: str
-    request_serializer: str
-    response_serializer: str
-    stream: bool
-    route: str
-    app_name: str
 
 
 @dataclass(slots=True)
@@ -135,6 +141,7 @@ class CallerSession(Generic[CallT]):
         self._max_message_bytes = max_message_bytes
         self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
         self._templates: dict[Envelope, int] = {}
+        self._last_template: tuple[Envelope | None, int] = (None, 0)
         self._next_template = 0
         self._next_id = 1
         # Of each call whose request frame was queued: which one it is, and in which message.
@@ -167,14 +174,11 @@ class CallerSession(Generic[CallT]):
             ValueError: A text is not valid unicode; nothing was queued.
         """
         assert self.state is SessionState.OPEN, self.state
-        for text in (
-            fields.request_id,
-            fields.multiplexed_model_id,
-            fields.session_id,
-            fields.client,
-        ):
-            if not text.isascii():
-                text.encode()
+        # Before anything is queued: half a request in the batch could not be taken back.
+        if not (fields.request_id.isascii() and fields.client.isascii()):
+            (fields.request_id + fields.client).encode()
+        if fields.multiplexed_model_id or fields.session_id:
+            (fields.multiplexed_model_id + fields.session_id).encode()
         call_id = self._next_id
         self._next_id += 1
         self.calls[call_id] = call
@@ -188,17 +192,16 @@ class CallerSession(Generic[CallT]):
         return call_id
 
     def _add_request(self, call_id: int, fields: RequestFields, payload: bytes) -> None:
-        outbox = self.outbox
-        template = self._template(fields.envelope)
+        outbox, envelope = self.outbox, fields.envelope
+        last, template = self._last_template
+        if envelope is not last:
+            template = self._template(envelope)
         request = outbox.batch.requests.add(
-            id=call_id,
-            template=template,
-            request_id=fields.request_id,
-            payload=payload,
+            id=call_id, template=template, request_id=fields.request_id, payload=payload
         )
         if fields.timeout_ms:
             request.timeout_ms = fields.timeout_ms
-        if fields.envelope.stream:
+        if envelope.stream:
             request.credit_items = fields.credit_items
             request.credit_bytes = fields.credit_bytes
         if fields.multiplexed_model_id:
@@ -222,6 +225,7 @@ class CallerSession(Generic[CallT]):
             self._next_template += 1
             number = self._templates[envelope] = self._next_template
             self.outbox.batch.templates.add(number=number, **envelope._asdict())
+        self._last_template = envelope, number
         return number
 
     def cancel(self, call_id: int) -> None:
@@ -257,27 +261,38 @@ class CallerSession(Generic[CallT]):
         batch, fragments = decode_batch(ReplicaBatch, data)
         if self.state in (SessionState.HELLO, SessionState.PROOF):
             return self._handshake(batch)
-        received: Received[CallT] = Received(slot_free=batch.slot_free, pong=batch.pong)
+        received: Received[CallT] = Received()
         for call_id, part in fragments:
             if call_id in self.calls:  # else the late reply of a call that was given up
                 self._assembler.add(call_id, part)
-        for reply in batch.replies:
-            self._on_reply(reply, received)
-        for call_id in batch.rejected:
-            call = self._end(call_id)
-            if call is not None:
-                received.rejected.append(call)
-        if batch.requests_read:
-            self.requests_read = batch.requests_read
-        if batch.HasField("ongoing"):
-            received.ongoing = batch.ongoing
-        if batch.HasField("drain"):
-            self.state = SessionState.DRAINING
-            received.draining = True
-            for call_id in self._beyond(batch.drain.requests_read):
-                received.undelivered.append(self.calls[call_id])
-                self._end(call_id)
+        # Only what is there, in the order of the field numbers: looking at each field in turn costs
+        # more than decoding a batch of one reply.
+        for field_, value in batch.ListFields():
+            number = field_.number
+            if number == _REPLIES:
+                for reply in value:
+                    self._on_reply(reply, received)
+            elif number == _REQUESTS_READ:
+                self.requests_read = value
+            elif number == _ONGOING:
+                received.ongoing = value
+            elif number == _REJECTED:
+                calls = (self._end(call_id) for call_id in value)
+                received.rejected = [call for call in calls if call is not None]
+            elif number == _PONG:
+                received.pong = value
+            elif number == _SLOT_FREE:
+                received.slot_free = value
+            elif number == _DRAIN:
+                self._on_drain(value, received)
         return received
+
+    def _on_drain(self, drain: Drain, received: Received[CallT]) -> None:
+        self.state = SessionState.DRAINING
+        received.draining = True
+        for call_id in self._beyond(drain.requests_read):
+            received.undelivered.append(self.calls[call_id])
+            self._end(call_id)
 
     def _on_reply(self, reply: Reply, received: Received[CallT]) -> None:
         call_id, kind = reply.id, reply.kind
@@ -287,7 +302,7 @@ class CallerSession(Generic[CallT]):
         if call is None:
             return
         payload, error = b"", None
-        if kind in (Reply.RESULT, Reply.ITEM):
+        if kind in (_RESULT, _ITEM):
             try:
                 payload = self._assembler.take(call_id, reply.payload)
             except PayloadOverflow as overflow:
@@ -295,9 +310,9 @@ class CallerSession(Generic[CallT]):
                 event = CallEvent(call, CallEventKind.TOO_LARGE, str(overflow.size).encode(), None)
                 received.events.append(event)
                 return
-        elif kind == Reply.ERROR:
+        elif kind == _ERROR:
             error = reply.error if reply.HasField("error") else self._large_error(call_id, reply)
-        if kind != Reply.ITEM:
+        if kind != _ITEM:
             self._end(call_id)
         received.events.append(CallEvent(call, kind, payload, error))
 

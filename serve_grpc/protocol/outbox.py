@@ -37,7 +37,7 @@ class Outbox(Generic[BatchT]):
 
     Attributes:
         batch: The open batch.
-        queued_bytes: About how many bytes wait here.
+        queued_bytes: About how many bytes wait here; 0 only if nothing does.
         batches_taken: How many messages `take` gave out; a frame added while this was `n` and
             `pending_batch` was `k` is certainly unsent while `batches_taken < k`.
     """
@@ -62,7 +62,7 @@ class Outbox(Generic[BatchT]):
         )
 
     def __bool__(self) -> bool:
-        return bool(self._open_bytes or self._closed or self._bulk)
+        return self.queued_bytes > 0
 
     @property
     def pending_batch(self) -> int:
@@ -108,7 +108,7 @@ class Outbox(Generic[BatchT]):
 
     def drop_large(self, call_id: int) -> None:
         """Forget what is still to be sent of this id; the call is over."""
-        bulk = self._bulk.pop(call_id, None)
+        bulk = self._bulk.pop(call_id, None) if self._bulk else None
         if bulk is not None:
             self.queued_bytes -= len(bulk.payload) - bulk.offset
             self.queued_bytes -= sum(len(view) for _, view in bulk.then if view is not None)
@@ -119,7 +119,7 @@ class Outbox(Generic[BatchT]):
 
     def take(self) -> bytes:
         """The next message, b"" if nothing waits."""
-        fragments: list[bytes | memoryview] = self._take_fragments() if self._bulk else []
+        fragments = self._take_fragments() if self._bulk else None
         if self._closed:
             batch, size = self._closed.popleft()
         else:

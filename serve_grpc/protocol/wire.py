@@ -110,9 +110,10 @@ def decode_batch(
     try:
         if len(data) <= HAND_DECODE_BYTES:
             batch = kind.FromString(data)
-            return batch, [(f.id, f.data) for f in batch.fragments]
-        rest, fragments = _split_fragments(memoryview(data))
-        return kind.FromString(rest), fragments
+            fragments = batch.fragments
+            return batch, [(f.id, f.data) for f in fragments] if fragments else []
+        rest, split = _split_fragments(memoryview(data))
+        return kind.FromString(rest), split
     except DecodeError as error:
         raise WireError(f"not a {kind.__name__}: {error}") from error
 
@@ -217,8 +218,9 @@ class Assembler:
 
     def discard(self, call_id: int) -> None:
         """Drop what is held for a call that is over."""
-        self._sizes.pop(call_id, None)
-        self._forget_parts(call_id)
+        if call_id in self._sizes:
+            del self._sizes[call_id]
+            self._forget_parts(call_id)
 
     def clear(self) -> None:
         """Drop everything held."""

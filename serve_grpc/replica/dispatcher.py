@@ -28,6 +28,10 @@ from serve_grpc.transport.server import PlainCall, SessionStream
 __all__ = ["ReplicaDispatcher"]
 
 
+# Looking them up on the generated class takes longer than a comparison.
+_RESULT, _ITEM, _END = Reply.RESULT, Reply.ITEM, Reply.END
+
+
 class _SessionSink:
     """Sends outputs back on a session. `running` holds the session's invocations."""
 
@@ -36,7 +40,7 @@ class _SessionSink:
         self.running: dict[int, Invocation] = {}
 
     def item(self, invocation: Invocation, payload: bytes) -> None:
-        self._stream.session.reply(invocation.call_id, Reply.ITEM, payload)
+        self._stream.session.reply(invocation.call_id, _ITEM, payload)
         self._stream.kick()
 
     def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
@@ -45,7 +49,7 @@ class _SessionSink:
         if error is not None:
             session.fail(invocation.call_id, error)
         else:
-            kind = Reply.END if invocation.is_stream else Reply.RESULT
+            kind = _END if invocation.is_stream else _RESULT
             session.reply(invocation.call_id, kind, payload)
         self._stream.kick()
 
@@ -119,7 +123,8 @@ class ReplicaDispatcher:
             invocation = running.get(call_id)
             if invocation is not None:
                 self._to_user.run(self._executor.grant, invocation, items, bytes_)
-        self._cancel(running[call_id] for call_id in arrival.cancelled if call_id in running)
+        if arrival.cancelled:
+            self._cancel(running[call_id] for call_id in arrival.cancelled if call_id in running)
 
     def _start(
         self, stream: SessionStream, sink: _SessionSink, requests: list[InboundRequest]

@@ -77,7 +77,7 @@ class Executor:
     def _start_some(self) -> None:
         # A few in each turn of the loop: the replies of the first leave while the next ones run,
         # so that caller and replica work at the same time instead of in turns.
-        loop = asyncio.get_running_loop()
+        loop = self._replica.user_loop
         for _ in range(min(STARTS_PER_TURN, len(self._to_start))):
             invocation = self._to_start.popleft()
             invocation.task = loop.create_task(self._run(invocation))

@@ -77,7 +77,8 @@ class Peer:
     @property
     def load(self) -> int:
         """Best guess of the requests running there."""
-        return max(self.reported, self.in_flight)
+        # Not max(): this is asked twice for every call.
+        return self.reported if self.reported > self.in_flight else self.in_flight
 
     @property
     def has_room(self) -> bool:
@@ -86,11 +87,9 @@ class Peer:
         Load that others cause is only believed while an answer of our own is due, which brings
         fresh numbers; otherwise a stale report would keep this caller out for ever.
         """
-        return (
-            self.state is PeerState.READY
-            and not self.blocked
-            and (self.load < self.facts.max_ongoing_requests or self.in_flight == 0)
-        )
+        if self.state is not PeerState.READY or self.blocked:
+            return False
+        return self.in_flight == 0 or self.load < self.facts.max_ongoing_requests
 
     def on_sent(self) -> None:
         """Count one call as sent."""

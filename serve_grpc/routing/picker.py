@@ -64,6 +64,8 @@ class Picker:
 
     def _pick_in(self, peers: Sequence[Peer], idle: list[Peer]) -> Peer | None:
         count = len(peers)
+        if count == 1 and peers[0].has_room:
+            return peers[0]
         if count > 2:
             # Two different ones, each pair equally likely.
             first = self._rng.randrange(count)

@@ -40,18 +40,21 @@ class RetryBudget:
         self._ratio = ratio
         self._per_second = per_second
         self._tokens = per_second
+        self._calls = 0  # since the tokens were last brought up to date
         self._max_tokens = 10 * per_second
         self._updated_s = now_s
 
     def on_call(self) -> None:
         """Count one new call."""
-        self._tokens = min(self._max_tokens, self._tokens + self._ratio)
+        self._calls += 1
 
     def try_spend(self, now_s: float) -> bool:
         """Take one repeat if the budget has it."""
         elapsed_s = max(0.0, now_s - self._updated_s)
         self._updated_s = now_s
-        self._tokens = min(self._max_tokens, self._tokens + elapsed_s * self._per_second)
+        earned = elapsed_s * self._per_second + self._calls * self._ratio
+        self._calls = 0
+        self._tokens = min(self._max_tokens, self._tokens + earned)
         if self._tokens < 1:
             return False
         self._tokens -= 1

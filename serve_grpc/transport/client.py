@@ -60,10 +60,10 @@ class ClientStream:
             self._run(), name=f"serve_grpc session to {self._address}"
         )
 
-    def kick(self) -> None:
-        """Tell that the session has something to write."""
+    def kick(self, *, at_once: bool = False) -> None:
+        """Tell that the session has something to write, and whether it may wait for company."""
         if self._writer is not None:
-            self._writer.kick()
+            self._writer.kick(at_once=at_once)
 
     def cancel(self) -> None:
         """End the stream; `on_closed` follows."""
@@ -102,7 +102,8 @@ class ClientStream:
             try:
                 while (message := await call.read()) is not grpc.aio.EOF:
                     self._on_message(message)
-                    self._writer.kick()
+                    if self._session.outbox.queued_bytes:
+                        self._writer.kick()
                 if await call.code() is not grpc.StatusCode.OK:
                     raise grpc.aio.AioRpcError(
                         await call.code(),

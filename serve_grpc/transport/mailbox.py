@@ -42,6 +42,16 @@ class Mailbox:
             raise RuntimeError("Event loop is closed")
         return loop
 
+    @property
+    def is_current(self) -> bool:
+        """Whether this code runs on the loop.
+
+        Compared by thread: before CPython 3.12, asking asyncio for the running loop costs a system
+        call (getpid).
+        """
+        loop = self._loop_ref()
+        return get_ident() == self._thread_id and loop is not None and loop.is_running()
+
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Run `function(*args)` on the loop soon.
 
@@ -62,8 +72,13 @@ class Mailbox:
 
     def run(self, function: Callable[..., object], *args: Any) -> None:
         """Run `function(*args)` now if this is the loop's own thread, else `post` it."""
-        # Compared by thread: asking asyncio for the running loop costs a system call (getpid).
-        if get_ident() == self._thread_id and not self._items and self.loop.is_running():
+        loop = self._loop_ref()
+        if (
+            get_ident() == self._thread_id
+            and not self._items
+            and loop is not None
+            and loop.is_running()
+        ):
             function(*args)
         else:
             self.post(function, *args)

@@ -80,7 +80,11 @@ class SessionStream:
         self._context = context
         self._dispatcher = dispatcher
         self._writer = Writer(session.outbox, context.write, self._stamp)
-        self.kick = self._writer.kick
+
+    def kick(self) -> None:
+        """Tell that the session has something to write."""
+        # The reply of the last call that runs has no company to wait for.
+        self._writer.kick(at_once=not self.session.ongoing_ids)
 
     def _stamp(self) -> None:
         if self.session.state in (SessionState.OPEN, SessionState.DRAINING):
@@ -109,7 +113,8 @@ class SessionStream:
                 if self.session.state is SessionState.OPEN:
                     timeout.cancel()
                 self._dispatcher.on_arrival(self, arrival)
-                self._writer.kick()
+                if self.session.outbox.queued_bytes:
+                    self._writer.kick()
                 if self.session.outbox.queued_bytes > MAX_QUEUED_REPLY_BYTES:
                     await self._writer.wait_below(MAX_QUEUED_REPLY_BYTES // 2)
         finally:

@@ -2,20 +2,22 @@
 
 One task writes: it sleeps until something is queued, then writes message after message until the
 outbox is empty. Frames queued in one pass of the event loop, or while a write is on its way, share
-a message; no timer is involved. Invariant: nobody else writes to the stream.
+a message; no timer is involved. A frame that has no company to wait for leaves at once: its message
+is handed to gRPC on the spot, and the task sees the write through. Invariant: messages leave in the
+order in which they are taken, one at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol
 
 __all__ = ["Writer"]
 
 
 class _Outbox(Protocol):
-    def __bool__(self) -> bool: ...
     def take(self) -> bytes: ...
     @property
     def queued_bytes(self) -> int: ...
@@ -33,29 +35,52 @@ class Writer:
     def __init__(
         self,
         outbox: _Outbox,
-        write: Callable[[bytes], Awaitable[None]],
+        write: Callable[[bytes], Coroutine[Any, Any, None]],
         before_take: Callable[[], None] | None = None,
     ) -> None:
         self._outbox = outbox
         self._write = write
         self._before_take = before_take
         self._wake: asyncio.Future[None] | None = None
+        self._begun: Generator[Any, Any, None] | None = None
         self._low_water: list[tuple[int, asyncio.Future[None]]] = []
 
-    def kick(self) -> None:
-        """Tell that something was queued. Only from the stream's own loop."""
+    def kick(self, *, at_once: bool = False) -> None:
+        """Tell that something was queued. Only from the stream's own loop.
+
+        Args:
+            at_once: Nothing else is about to be queued, so do not wait for the loop's next turn.
+        """
         wake = self._wake
-        if wake is not None and not wake.done():
-            wake.set_result(None)
+        if wake is None or wake.done() or not self._outbox.queued_bytes:
+            return
+        if at_once:
+            # The first step of a write hands the message to gRPC; a task could take it only in the
+            # loop's next turn (CPython before 3.12 has no eager tasks).
+            write = self._write(self._take())
+            try:
+                self._begun = _rest(write, write.send(None))
+            except StopIteration:
+                self._begun = None
+            except Exception as error:
+                wake.set_exception(error)
+                return
+        wake.set_result(None)
+
+    def _take(self) -> bytes:
+        if self._before_take is not None:
+            self._before_take()
+        return self._outbox.take()
 
     async def run(self) -> None:
         """Write until cancelled, or until the stream breaks with the error of `write`."""
         loop = asyncio.get_running_loop()
         while True:
-            while self._outbox:
-                if self._before_take is not None:
-                    self._before_take()
-                await self._write(self._outbox.take())
+            if self._begun is not None:
+                begun, self._begun = self._begun, None
+                await begun
+            while self._outbox.queued_bytes:
+                await self._write(self._take())
                 if self._low_water:
                     self._release()
             self._wake = loop.create_future()
@@ -63,7 +88,7 @@ class Writer:
 
     async def flush(self) -> None:
         """Write what is queued, then return. Only while `run` is not running."""
-        while self._outbox:
+        while self._outbox.queued_bytes:
             await self._write(self._outbox.take())
 
     async def wait_below(self, max_bytes: int) -> None:
@@ -83,3 +108,18 @@ class Writer:
                 waiter.set_result(None)
             else:
                 self._low_water.append((max_bytes, waiter))
+
+
+@types.coroutine
+def _rest(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """What is left of a coroutine that was driven, by hand, to where it waits for `waits_for`."""
+    while True:
+        try:
+            try:
+                value = yield waits_for
+            except BaseException as thrown:
+                waits_for = coroutine.throw(thrown)
+            else:
+                waits_for = coroutine.send(value)
+        except StopIteration:
+            return

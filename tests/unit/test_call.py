@@ -6,7 +6,9 @@ import asyncio
 import pickle
 
 import pytest
+from ray.serve import context as serve_context
 
+from serve_grpc._serve.requests import cancel_children
 from serve_grpc.errors import SerializationError
 from serve_grpc.serialization import get_serializer
 from tests.unit.transport_loop import Cancelled, TransportLoop
@@ -66,13 +68,13 @@ def test_the_first_outcome_stands(transport: TransportLoop) -> None:
         failed.result()
 
 
-def test_the_end_is_told_once(transport: TransportLoop) -> None:
-    ended: list[str] = []
+def test_a_child_is_known_to_its_parent_until_its_end(transport: TransportLoop) -> None:
     call = transport.new_call()
-    call.on_done = lambda: ended.append("done")
-    transport.run(call.succeed, pickle.dumps(1))
-    transport.run(call.fail, ValueError())
-    assert ended == ["done"]
+    call.become_child("parent/1")
+    cancel_children("parent/1")
+    assert call.is_cancelled
+    transport.run(call.succeed, pickle.dumps(1))  # the cancel was first, or came too late
+    assert "parent/1" not in serve_context._in_flight_requests
 
 
 def test_a_deadline_timer_is_dropped_with_the_call(transport: TransportLoop) -> None:

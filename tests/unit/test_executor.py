@@ -25,6 +25,7 @@ class OneMethod:
     app_name, deployment_name = "app", "deployment"
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        self.user_loop = asyncio.get_running_loop()
         self._method = UserMethod("__call__", function, is_coroutine=True, in_thread=False)
 
     def method(self, _: str) -> UserMethod:
