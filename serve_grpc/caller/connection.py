@@ -175,6 +175,11 @@ class Connection:
     # ------------------------------------------------------------ calls
 
     @property
+    def takes_calls(self) -> bool:
+        """Whether a call may be sent now."""
+        return self.peer.has_room and self.takes_bytes
+
+    @property
     def takes_bytes(self) -> bool:
         """Whether what waits to be written leaves space for one more call."""
         session = self._session
@@ -207,6 +212,7 @@ class Connection:
             self._after_session_changed()
             if self._stream is not None:
                 self._stream.kick()
+            self._tell()
 
     def grant(self, call_id: int, items: int, bytes_: int) -> None:
         """Let a stream go on."""

@@ -3,7 +3,8 @@
 Lives on the loop of Serve's own router, where the control plane's news arrive. Waiting calls stand
 in one row, first come, first served; they move when one of our calls ends, a replica that turned us
 away calls back, or the replica set changes. Only where none of that can happen does a timer, with
-Serve's backoff, look again. Invariant: a call is in the row, on a connection, or done.
+Serve's backoff, look again. Invariants: a call is in the row, on a connection, or done; while calls
+wait, no replica has room, so news of one replica concern that one alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import random
 import time
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ from serve_grpc._serve.routers import ReplicaSet, RouterAccess
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.fallback import NativeCall
-from serve_grpc.caller.pool import ConnectionPool, pool_of
+from serve_grpc.caller.pool import pool_of
+from serve_grpc.caller.replicas import Replicas
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.deadlines import remaining_ms
 from serve_grpc.errors import (
@@ -34,8 +35,6 @@ from serve_grpc.errors import (
 )
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.status import error_from_message
-from serve_grpc.routing.peer import Peer
-from serve_grpc.routing.picker import Picker
 from serve_grpc.routing.retry import RetryBudget
 from serve_grpc.routing.row import Row
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
@@ -69,16 +68,13 @@ class Router:
     def __init__(self, access: RouterAccess, settings: Settings) -> None:
         self._access = access
         self._settings = settings
-        self._rng = random.Random()
         self._row: Row[Call] = Row()
         self._sequence = itertools.count()
-        self._connections: dict[str, Connection] = {}
-        self._by_peer: dict[Peer, Connection] = {}
-        self._picker = Picker((), rng=self._rng)
-        self._pool: ConnectionPool | None = None
+        self._replicas: Replicas | None = None
         self._budget = RetryBudget(time.monotonic())
         self._backoff_timer: asyncio.TimerHandle | None = None
         self._backoffs = 0
+        self._has_returned = False  # calls stand in the row again that were on a replica
         self._closed_reason: str | None = None
         self.is_ready = False
         self.fallback_reason: str | None = None
@@ -91,7 +87,8 @@ class Router:
         return f"<Router of {self._access.deployment_name!r}: {len(self._row)} waiting>"
 
     def _start(self) -> None:
-        self._pool = pool_of()
+        access = self._access
+        self._replicas = Replicas(pool_of(), self, node_id=access.node_id, zone=access.zone)
         self._access.subscribe(self._on_replicas)
 
     # ------------------------------------------------------------ the replica set
@@ -106,7 +103,7 @@ class Router:
     def _update(self, replica_set: ReplicaSet) -> None:
         if self._closed_reason is not None:
             return
-        assert self._pool is not None
+        assert self._replicas is not None
         reachable = replica_set.reachable
         if replica_set.replicas and self._access.is_configured:
             was_ready, self.is_ready = self.is_ready, True
@@ -116,30 +113,15 @@ class Router:
             elif self._access.has_custom_request_router:
                 self.fallback_reason = "has a request router of its own"
             if self.fallback_reason is not None:
-                self._leave(list(self._connections))
+                self._replicas.update(())
                 self._go_native()
                 return
             if not was_ready:
                 for call in self._row:
                     self._count(call)
                     self._access.on_routed(call.fields.envelope.route)
-        fresh = {facts.replica_id: facts for facts in reachable}
-        self._leave([replica_id for replica_id in self._connections if replica_id not in fresh])
-        for replica_id, facts in fresh.items():
-            connection = self._pool.acquire(facts, self)
-            self._connections[replica_id] = connection
-            self._by_peer[connection.peer] = connection
-        self._picker = Picker(
-            self._by_peer, rng=self._rng, node_id=self._access.node_id, zone=self._access.zone
-        )
+        self._replicas.update(reachable)
         self._pump()
-
-    def _leave(self, replica_ids: list[str]) -> None:
-        assert self._pool is not None
-        for replica_id in replica_ids:
-            connection = self._connections.pop(replica_id)
-            del self._by_peer[connection.peer]
-            self._pool.release(connection, self)
 
     def _go_native(self) -> None:
         while (call := self._pop()) is not None:
@@ -175,7 +157,8 @@ class Router:
             return
         if self.is_ready:
             self._count(call)
-        connection = self._pick(call) if not self._row or self._row.head() is None else None
+        is_first = not self._row or self._row.head() is None
+        connection = self._pick(call) if is_first else None
         refusal = self._access.refusal(is_full=connection is None)
         if refusal is not None:
             call.fail(refusal)
@@ -186,8 +169,9 @@ class Router:
             self._send(call, connection)
             return
         self._enqueue(call)
-        if self._connections:
-            self._ensure_progress()
+        if self._replicas:
+            if is_first:
+                self._ensure_progress()
         else:
             self._access.ask_for_first_replica()
             self._watch_serve()
@@ -199,14 +183,9 @@ class Router:
             call.expiry = self.loop.call_later(left_s, self._expire, call)
 
     def _pick(self, call: Call) -> Connection | None:
-        idle: list[Peer] = []
-        peer = self._picker.pick(call.fields.multiplexed_model_id, idle)
-        for unconnected in idle:
-            self._by_peer[unconnected].connect()
-        if peer is None:
+        if self._replicas is None:
             return None
-        connection = self._by_peer[peer]
-        return connection if connection.takes_bytes else None
+        return self._replicas.pick(call.fields.multiplexed_model_id)
 
     def _send(self, call: Call, connection: Connection) -> None:
         if call.deadline_s is not None:
@@ -245,6 +224,8 @@ class Router:
             self._access.on_unqueued()
 
     def _pump(self) -> None:
+        """Send what waits to whoever has room."""
+        self._has_returned = False
         if self.fallback_reason is not None:
             self._go_native()
         while (call := self._row.head()) is not None:
@@ -255,24 +236,31 @@ class Router:
             self._send(call, connection)
         self._ensure_progress()
 
-    def on_change(self, _: Connection) -> None:
-        """A replica has room again, or was lost and its calls stand in the row."""
-        if self._row:
-            self._pump()
+    def on_change(self, connection: Connection) -> None:
+        """A replica has room again, or turned calls away, or was lost."""
+        if not self._row:
+            return
+        if self._has_returned or self.fallback_reason is not None:
+            self._pump()  # other replicas may have had room all the time
+            return
+        while connection.takes_calls and (call := self._pop()) is not None:
+            self._send(call, connection)
+        if connection.peer.blocked:
+            self._ensure_progress()
 
     def _ensure_progress(self) -> None:
         """While calls wait and only a refused replica could take them, look again after a pause."""
         if not self._row or self._backoff_timer is not None:
             return
-        if any(peer.blocked for peer in self._by_peer):
+        if self._replicas is not None and self._replicas.has_blocked:
             delay_s = self._access.backoff.delay_s(self._backoffs)
             self._backoff_timer = self.loop.call_later(delay_s, self._after_backoff)
 
     def _after_backoff(self) -> None:
         self._backoff_timer = None
         self._backoffs += 1
-        for peer in self._by_peer:
-            peer.blocked = False
+        if self._replicas is not None:
+            self._replicas.unblock()
         self._pump()
 
     # ------------------------------------------------------------ what becomes of sent calls
@@ -299,6 +287,7 @@ class Router:
 
     def on_rejected(self, calls: list[Call]) -> None:
         """The replica was full: the calls go back to where they stood in the row."""
+        self._has_returned = True
         for call in reversed(calls):
             self._take_off(call)
             self._enqueue(call)
@@ -311,6 +300,7 @@ class Router:
             call.is_idempotent and not call.has_items and self._budget.try_spend(time.monotonic())
         )
         if may_repeat and self._closed_reason is None:
+            self._has_returned = True
             self._enqueue(call)
             return
         died = ReplicaDiedError(
@@ -370,7 +360,6 @@ class Router:
         if isinstance(place, _Place):
             self._take_off(call)
             place.connection.cancel(place.call_id)
-            self.on_change(place.connection)
         elif place is not None:  # a native call, or the task that waits for its arguments
             place.cancel()
 
@@ -379,7 +368,7 @@ class Router:
         if self._serve_watch is not None:
             self._serve_watch.cancel()
             self._serve_watch = None
-        if self._row.head() is None or self._connections:
+        if self._row.head() is None or self._replicas:
             return
         if self._access.is_serve_gone:
             self.close("Ray Serve was shut down")
@@ -394,7 +383,8 @@ class Router:
         if self._backoff_timer is not None:
             self._backoff_timer.cancel()
             self._backoff_timer = None
-        self._leave(list(self._connections))
+        if self._replicas is not None:
+            self._replicas.update(())
 
 
 def _raisable(error: Error, request_id: str, replica_id: str) -> BaseException:

@@ -119,7 +119,7 @@ class Outbox(Generic[BatchT]):
 
     def take(self) -> bytes:
         """The next message, b"" if nothing waits."""
-        fragments = self._take_fragments() if self._bulk else None
+        fragments: list[bytes | memoryview] = self._take_fragments() if self._bulk else []
         if self._closed:
             batch, size = self._closed.popleft()
         else:

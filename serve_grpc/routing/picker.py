@@ -15,6 +15,11 @@ from serve_grpc.routing.peer import Peer, PeerState
 __all__ = ["Picker"]
 
 
+PAIRS = 4
+"""Pairs that are tried before everyone is looked at; with half of the replicas full, one pick in
+256 comes to that."""
+
+
 class Picker:
     """Immutable view of a deployment's replicas; a new one is made when the set changes.
 
@@ -50,8 +55,8 @@ class Picker:
 
         Args:
             model_id: Multiplexed model the call wants, "" for none.
-            idle: Peers that were considered but have no session yet are added here, for the
-                owner to connect.
+            idle: Peers that were considered but have no session yet are added here, some of them
+                twice, for the owner to connect.
         """
         for tier in self._model_tiers(model_id) if model_id else self._tiers:
             peer = self._pick_in(tier, idle)
@@ -67,15 +72,16 @@ class Picker:
         if count == 1 and peers[0].has_room:
             return peers[0]
         if count > 2:
-            # Two different ones, each pair equally likely.
-            first = self._rng.randrange(count)
-            second = self._rng.randrange(count - 1)
-            pair: Sequence[Peer] = (peers[first], peers[second + (second >= first)])
-            best = _less_busy(pair, self._rng, idle)
-            if best is not None:
-                return best
-        # A small set, or two that are full: look at everyone rather than give up. The router
-        # stops asking once this says None, until something changes.
+            for _ in range(PAIRS):
+                # Two different ones, each pair equally likely.
+                first = int(self._rng.random() * count)
+                second = int(self._rng.random() * (count - 1))
+                pair: Sequence[Peer] = (peers[first], peers[second + (second >= first)])
+                best = _less_busy(pair, self._rng, idle)
+                if best is not None:
+                    return best
+        # A small set, or most are full: look at everyone rather than give up. The router stops
+        # asking once this says None, until something changes.
         return _less_busy(peers, self._rng, idle)
 
 
@@ -85,7 +91,7 @@ def _less_busy(peers: Sequence[Peer], rng: random.Random, idle: list[Peer]) -> P
     ties = 1
     for peer in peers:
         if not peer.has_room:
-            if peer.state is PeerState.IDLE and peer not in idle:
+            if peer.state is PeerState.IDLE:
                 idle.append(peer)
             continue
         load = peer.load

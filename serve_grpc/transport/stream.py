@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol
 
 __all__ = ["Writer"]
@@ -42,7 +42,7 @@ class Writer:
         self._write = write
         self._before_take = before_take
         self._wake: asyncio.Future[None] | None = None
-        self._begun: Generator[Any, Any, None] | None = None
+        self._begun: Awaitable[None] | None = None
         self._low_water: list[tuple[int, asyncio.Future[None]]] = []
 
     def kick(self, *, at_once: bool = False) -> None:

@@ -1,0 +1,79 @@
+"""The replicas of one deployment, as one router reaches them: a connection each, and the pick.
+
+Lives on the router's loop. Invariant: the connections held are those of the last `update`, and
+every one of them is released exactly once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+from serve_grpc.caller.connection import Connection, ConnectionOwner
+from serve_grpc.caller.pool import ConnectionPool
+from serve_grpc.routing.peer import Peer, ReplicaFacts
+from serve_grpc.routing.picker import Picker
+
+__all__ = ["Replicas"]
+
+
+class Replicas:
+    """Connections to the replicas that have an endpoint.
+
+    Args:
+        pool: Where connections come from and go back to.
+        owner: Who sends calls over them.
+        node_id, zone: Of this caller, where it prefers replicas close by; else "".
+    """
+
+    def __init__(
+        self, pool: ConnectionPool, owner: ConnectionOwner, *, node_id: str, zone: str
+    ) -> None:
+        self._pool = pool
+        self._owner = owner
+        self._node_id = node_id
+        self._zone = zone
+        self._rng = random.Random()
+        self._connections: dict[str, Connection] = {}
+        self._by_peer: dict[Peer, Connection] = {}
+        self._picker = Picker((), rng=self._rng)
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __repr__(self) -> str:
+        return f"<Replicas {list(self._connections.values())!r}>"
+
+    def update(self, reachable: Iterable[ReplicaFacts]) -> None:
+        """Let go of the replicas that are not in `reachable`, and hold those that are."""
+        fresh = {facts.replica_id: facts for facts in reachable}
+        for replica_id in [held for held in self._connections if held not in fresh]:
+            connection = self._connections.pop(replica_id)
+            del self._by_peer[connection.peer]
+            self._pool.release(connection, self._owner)
+        for replica_id, facts in fresh.items():
+            connection = self._pool.acquire(facts, self._owner)
+            self._connections[replica_id] = connection
+            self._by_peer[connection.peer] = connection
+        self._picker = Picker(self._by_peer, rng=self._rng, node_id=self._node_id, zone=self._zone)
+
+    def pick(self, model_id: str) -> Connection | None:
+        """A connection that takes a call now, or None; opens sessions where there are none yet."""
+        idle: list[Peer] = []
+        peer = self._picker.pick(model_id, idle)
+        for unconnected in idle:
+            self._by_peer[unconnected].connect()
+        if peer is None:
+            return None
+        connection = self._by_peer[peer]
+        return connection if connection.takes_bytes else None
+
+    @property
+    def has_blocked(self) -> bool:
+        """Whether one of them turned a call away and has not called back."""
+        return any(peer.blocked for peer in self._by_peer)
+
+    def unblock(self) -> None:
+        """Ask again those that turned a call away."""
+        for peer in self._by_peer:
+            peer.blocked = False
