@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench proto venv clean
+.PHONY: help demo test check bench bench-quick wrk proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## run a small search service and compare the transports (< 2 min)
 	@$(BIN)/python -m examples.search.demo
@@ -25,8 +25,16 @@ check: $(READY) ## formatting, lint, types, and whether the generated code is up
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
 
-bench: $(READY) ## time the pure parts of a call; BENCH_ARGS are pytest-benchmark's
-	$(BIN)/python -m pytest -q bench --benchmark-columns=min,median,ops $(BENCH_ARGS)
+bench: $(READY) wrk ## compare with Ray Serve's own transports (< 15 min); BENCH_ARGS are its flags
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-quick: $(READY) ## the same for the key cases only (< 2 min)
+	@$(BIN)/python -m bench --quick $(BENCH_ARGS)
+
+wrk: # for the HTTP cases; without it the run says that they failed, and why
+	@command -v wrk >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	  echo "installing wrk ..." && apt-get update -qq && apt-get install -y -qq wrk >/dev/null; } || \
+	  echo "note: no wrk, the HTTP cases will fail; Debian, Ubuntu: apt-get install wrk" >&2
 
 proto: $(READY) ## regenerate serve_grpc/_generated from protos/
 	$(BIN)/python protos/generate.py

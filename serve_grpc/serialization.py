@@ -7,7 +7,6 @@ result.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,10 @@ import msgpack
 import orjson
 from ray import cloudpickle
 
+from serve_grpc import pickling
 from serve_grpc.errors import SerializationError
+from serve_grpc.payload import Payload, joined
+from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
 
 __all__ = [
     "Serializer",
@@ -28,8 +30,6 @@ __all__ = [
     "serializer_names",
 ]
 
-PICKLE_PROTOCOL = 5
-
 
 @dataclass(frozen=True)
 class Serializer:
@@ -37,17 +37,19 @@ class Serializer:
 
     Attributes:
         name: Lower-case name, as given to `handle.options(request_serialization=...)`.
-        dumps: Value to bytes.
-        loads: Bytes, or a memoryview of them, to value.
+        dumps: Value to bytes, in several pieces where joining them would cost a copy.
+        loads: The reverse.
         hint: What to say to a user whose value does not fit.
+        reads_pieces: Whether `loads` takes a payload in pieces; else they are joined for it.
     """
 
     name: str
-    dumps: Callable[[Any], bytes]
+    dumps: Callable[[Any], Payload]
     loads: Callable[[Any], Any]
     hint: str = "'cloudpickle' takes almost any Python object"
+    reads_pieces: bool = False
 
-    def dump_request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    def dump_request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
         """Serialize a call's arguments.
 
         Raises:
@@ -60,7 +62,7 @@ class Serializer:
         except Exception as error:
             raise self._error("request", "serialize", (*args, *kwargs.values()), error) from error
 
-    def load_request(self, payload: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def load_request(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The reverse of `dump_request`.
 
         Raises:
@@ -68,8 +70,8 @@ class Serializer:
         """
         try:
             if self.name == "noop":
-                return (bytes(payload),), {}
-            args, kwargs = self.loads(payload)
+                return (joined(payload),), {}
+            args, kwargs = self._loads(payload)
             if not isinstance(args, (list, tuple)) or not isinstance(kwargs, dict):
                 raise TypeError("a request is a pair of a list and a map")
             if kwargs and not all(isinstance(name, str) for name in kwargs):
@@ -78,7 +80,7 @@ class Serializer:
         except Exception as error:
             raise self._error("request", "deserialize", (), error) from error
 
-    def dump_response(self, value: Any) -> bytes:
+    def dump_response(self, value: Any) -> Payload:
         """Serialize a result or a stream item.
 
         Raises:
@@ -89,16 +91,19 @@ class Serializer:
         except Exception as error:
             raise self._error("response", "serialize", (value,), error) from error
 
-    def load_response(self, payload: Any) -> Any:
+    def load_response(self, payload: Payload) -> Any:
         """The reverse of `dump_response`.
 
         Raises:
             SerializationError: The bytes are not what this serializer writes.
         """
         try:
-            return self.loads(payload)
+            return self._loads(payload)
         except Exception as error:
             raise self._error("response", "deserialize", (), error) from error
+
+    def _loads(self, payload: Payload) -> Any:
+        return self.loads(payload if self.reads_pieces else joined(payload))
 
     def _error(
         self, direction: str, verb: str, values: tuple[Any, ...], cause: Exception
@@ -147,45 +152,62 @@ class _NotPlainData(Exception):
 
 
 _ATOMS = frozenset({str, bytes, int, float, bool, type(None)})
+_DEEP, _SHALLOW, _SHALLOW_AND_LARGE = 0, 1, 2
 
 
-def _is_shallow(value: Any) -> bool:
+def _shape(value: Any) -> int:
     """Whether `value` is an atom, or a tuple of atoms and flat containers of atoms, as most
-    arguments and results are; `pickle.dumps` alone needs a third of the time for those."""
-    if type(value) in _ATOMS:
-        return True
-    if type(value) is not tuple:
-        return False
+    arguments and results are, and whether one of them is large.
+
+    `pickle.dumps` alone needs a third of the time for small ones.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return _size_of((value,))
+    if kind is not tuple:
+        return _DEEP
+    shape = _SHALLOW
     for part in value:
         kind = type(part)
-        if kind is dict:
-            if part and not all(type(v) in _ATOMS for item in part.items() for v in item):
-                return False
-        elif kind is tuple or kind is list:
-            for inner in part:
-                if type(inner) not in _ATOMS:
-                    return False
-        elif kind not in _ATOMS:
-            return False
-    return True
+        if kind is tuple or kind is list:
+            found = _size_of(part)
+        elif kind is dict:
+            found = _size_of([*part, *part.values()]) if part else _SHALLOW
+        else:
+            found = _size_of((part,))
+        if found == _DEEP:
+            return _DEEP
+        shape |= found
+    return shape
 
 
-def _cloudpickle_dumps(value: Any) -> bytes:
+def _size_of(values: Any) -> int:
+    shape = _SHALLOW
+    for value in values:
+        kind = type(value)
+        if kind not in _ATOMS:
+            return _DEEP
+        if (kind is str or kind is bytes) and len(value) >= LARGE_BYTES:
+            shape = _SHALLOW_AND_LARGE
+    return shape
+
+
+def _cloudpickle_dumps(value: Any) -> Payload:
     # For built-in data the C pickler writes the same bytes as cloudpickle at a fraction of its
     # cost (docs/decisions/0003-serializers.md).
-    if _is_shallow(value):
+    if _shape(value) == _SHALLOW:
         return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
-    buffer = io.BytesIO()
     try:
-        _PlainDataPickler(buffer, PICKLE_PROTOCOL).dump(value)
+        return pickling.dump(value, _PlainDataPickler)
     except _NotPlainData:
         # Ray's copy of cloudpickle knows reducers that Ray registers, for ObjectRefs among others.
-        return cloudpickle.dumps(value, protocol=PICKLE_PROTOCOL)  # type: ignore[no-any-return]
-    return buffer.getvalue()
+        return pickling.dump(value, cloudpickle.Pickler)
 
 
-def _pickle_dumps(value: Any) -> bytes:
-    return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
+def _pickle_dumps(value: Any) -> Payload:
+    if _shape(value) == _SHALLOW:
+        return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
+    return pickling.dump(value, pickle.Pickler)
 
 
 def _msgpack_dumps(value: Any) -> bytes:
@@ -210,8 +232,14 @@ _JSON_HINT = "'msgpack' takes bytes as well, 'cloudpickle' almost any Python obj
 _serializers: dict[str, Serializer] = {
     s.name: s
     for s in (
-        Serializer("cloudpickle", _cloudpickle_dumps, pickle.loads, "it must be picklable"),
-        Serializer("pickle", _pickle_dumps, pickle.loads),
+        Serializer(
+            "cloudpickle",
+            _cloudpickle_dumps,
+            pickling.load,
+            "it must be picklable",
+            reads_pieces=True,
+        ),
+        Serializer("pickle", _pickle_dumps, pickling.load, reads_pieces=True),
         Serializer("msgpack", _msgpack_dumps, _msgpack_loads),
         Serializer("orjson", orjson.dumps, orjson.loads, _JSON_HINT),
         Serializer("noop", _bytes_or_refuse, bytes, "'cloudpickle' takes more than bytes"),

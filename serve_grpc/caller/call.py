@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from serve_grpc._serve.requests import add_child, remove_child
 from serve_grpc.errors import ServeGrpcError
+from serve_grpc.payload import Payload
 from serve_grpc.protocol.caller import RequestFields
 from serve_grpc.protocol.flow import ConsumerWindow
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
@@ -154,7 +155,7 @@ class Call:
 
     # ------------------------------------------------------------ the transport's side
 
-    def succeed(self, payload: bytes) -> None:
+    def succeed(self, payload: Payload) -> None:
         """The result of a unary call, or the end of a stream."""
         if not self.done:
             self.value = payload

@@ -17,6 +17,7 @@ from typing import Protocol
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.caller.call import Call
 from serve_grpc.config import LOGGER_NAME, Settings
+from serve_grpc.payload import Payload
 from serve_grpc.protocol.caller import CallerSession, HandshakeRefused, Received
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.routing.peer import Peer, PeerState
@@ -39,7 +40,7 @@ MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
 class ConnectionOwner(Protocol):
     """A router that sends calls over a connection."""
 
-    def on_reply(self, call: Call, kind: int, payload: bytes, error: Error | None) -> None:
+    def on_reply(self, call: Call, kind: int, payload: Payload, error: Error | None) -> None:
         """One event of a call."""
 
     def on_rejected(self, calls: list[Call]) -> None:

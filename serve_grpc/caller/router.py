@@ -33,6 +33,7 @@ from serve_grpc.errors import (
     ReplicaDiedError,
     ServeGrpcError,
 )
+from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.status import error_from_message
 from serve_grpc.routing.retry import RetryBudget
@@ -265,7 +266,7 @@ class Router:
 
     # ------------------------------------------------------------ what becomes of sent calls
 
-    def on_reply(self, call: Call, kind: int, payload: bytes, error: Error | None) -> None:
+    def on_reply(self, call: Call, kind: int, payload: Payload, error: Error | None) -> None:
         """One event of a call."""
         if kind == _ITEM:
             call.add_item(payload)
@@ -279,7 +280,7 @@ class Router:
             call.fail(_raisable(error, call.fields.request_id, replica_id))
         elif kind == CallEventKind.TOO_LARGE:
             limit = self._settings.max_message_bytes
-            too_large = MessageTooLargeError(int(payload), limit, "response")
+            too_large = MessageTooLargeError(int(joined(payload)), limit, "response")
             too_large.replica_id, too_large.may_have_executed = replica_id, True
             self._fail(call, too_large)
         else:

@@ -21,6 +21,7 @@ from serve_grpc._generated.replica_pb2 import (
     ReplicaBatch,
     Reply,
 )
+from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope
 from serve_grpc.protocol.handshake import SessionState
@@ -74,7 +75,7 @@ class RequestFields:
     """What one request says beside its envelope."""
 
     envelope: Envelope
-    payload: bytes
+    payload: Payload
     request_id: str
     timeout_ms: int = 0
     multiplexed_model_id: str = ""
@@ -103,7 +104,7 @@ class CallEvent(NamedTuple):
 
     call: Any
     kind: int
-    payload: bytes
+    payload: Payload
     error: Error | None
 
 
@@ -184,7 +185,7 @@ class CallerSession(Generic[CallT]):
         self.calls[call_id] = call
         payload = fields.payload
         if len(payload) <= INLINE_BYTES:
-            self._add_request(call_id, fields, payload)
+            self._add_request(call_id, fields, joined(payload))
         else:
             self.outbox.send_large(
                 call_id, payload, then=lambda: self._add_request(call_id, fields, b"")
@@ -301,7 +302,8 @@ class CallerSession(Generic[CallT]):
         call = self.calls.get(call_id)
         if call is None:
             return
-        payload, error = b"", None
+        payload: Payload = b""
+        error: Error | None = None
         if kind in (_RESULT, _ITEM):
             try:
                 payload = self._assembler.take(call_id, reply.payload)
@@ -318,8 +320,8 @@ class CallerSession(Generic[CallT]):
 
     def _large_error(self, call_id: int, reply: Reply) -> Error:
         try:
-            error: Error = Error.FromString(self._assembler.take(call_id, reply.payload))
-            return error
+            large: Error = Error.FromString(joined(self._assembler.take(call_id, reply.payload)))
+            return large
         except (DecodeError, PayloadOverflow) as reason:
             return Error(message=f"the replica's error cannot be read: {reason!r}")
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic
 
+from serve_grpc.payload import Payload, pieces
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.wire import BatchT
 
@@ -20,12 +21,25 @@ __all__ = ["Outbox"]
 class _Bulk:
     """One large payload on its way out, and the frames of the same id that wait behind it."""
 
-    def __init__(self, payload: memoryview, after_batch: int) -> None:
-        self.payload = payload
-        self.offset = 0
+    def __init__(self, payload: Payload, after_batch: int) -> None:
         self.after_batch = after_batch
         """The last message with an earlier frame of this id; fragments come after it."""
-        self.then: deque[tuple[Callable[[], None], memoryview | None]] = deque()
+        self.then: deque[tuple[Callable[[], None], Payload | None]] = deque()
+        self.load(payload)
+
+    def load(self, payload: Payload) -> None:
+        """Send `payload` from now on."""
+        self._views = deque(memoryview(piece) for piece in pieces(payload))
+        self.left = len(payload)
+
+    def cut(self, budget: int) -> memoryview:
+        """Take at most `budget` bytes off the front."""
+        view = self._views.popleft()
+        if len(view) > budget:
+            self._views.appendleft(view[budget:])
+            view = view[:budget]
+        self.left -= len(view)
+        return view
 
 
 class Outbox(Generic[BatchT]):
@@ -88,30 +102,29 @@ class Outbox(Generic[BatchT]):
         """Whether a large payload of this id is still leaving; later frames must wait for it."""
         return call_id in self._bulk
 
-    def send_large(self, call_id: int, payload: bytes, then: Callable[[], None]) -> None:
+    def send_large(self, call_id: int, payload: Payload, then: Callable[[], None]) -> None:
         """Send `payload` as fragments of `call_id`; `then` adds the frame that owns it."""
-        view = memoryview(payload)
-        self.queued_bytes += len(view)
+        self.queued_bytes += len(payload)
         bulk = self._bulk.get(call_id)
         if bulk is None:
             # An earlier small frame of this id may wait in a batch; fragments must not pass it.
-            bulk = _Bulk(view, self.batches_taken + len(self._closed) + bool(self._open_bytes))
+            bulk = _Bulk(payload, self.batches_taken + len(self._closed) + bool(self._open_bytes))
             bulk.then.append((then, None))
             self._bulk[call_id] = bulk
             self._waiting.append(call_id)
         else:
-            bulk.then.append((then, view))
+            bulk.then.append((then, payload))
 
     def send_after_large(self, call_id: int, then: Callable[[], None]) -> None:
         """Add a small frame behind the large payloads of the same id."""
-        self._bulk[call_id].then.append((then, memoryview(b"")))
+        self._bulk[call_id].then.append((then, b""))
 
     def drop_large(self, call_id: int) -> None:
         """Forget what is still to be sent of this id; the call is over."""
         bulk = self._bulk.pop(call_id, None) if self._bulk else None
         if bulk is not None:
-            self.queued_bytes -= len(bulk.payload) - bulk.offset
-            self.queued_bytes -= sum(len(view) for _, view in bulk.then if view is not None)
+            self.queued_bytes -= bulk.left
+            self.queued_bytes -= sum(len(later) for _, later in bulk.then if later is not None)
             if call_id in self._leaving:
                 self._leaving.remove(call_id)
             else:
@@ -149,13 +162,13 @@ class Outbox(Generic[BatchT]):
             bulk = self._bulk[call_id]
             if bulk.after_batch > self.batches_taken:
                 continue
-            chunk = bulk.payload[bulk.offset : bulk.offset + budget]
-            bulk.offset += len(chunk)
-            budget -= len(chunk)
-            self.queued_bytes -= len(chunk)
-            out.extend(wire.encode_fragment(call_id, chunk))
+            while bulk.left and budget > 0:
+                chunk = bulk.cut(budget)
+                budget -= len(chunk)
+                self.queued_bytes -= len(chunk)
+                out.extend(wire.encode_fragment(call_id, chunk))
             self._leaving.remove(call_id)
-            if bulk.offset < len(bulk.payload) or self._finish(bulk):
+            if bulk.left or self._finish(bulk):
                 self._leaving.append(call_id)  # at the end: large payloads take turns
             else:
                 del self._bulk[call_id]
@@ -169,9 +182,9 @@ class Outbox(Generic[BatchT]):
         owner_batch = self.pending_batch
         then()
         while bulk.then:
-            then, view = bulk.then[0]
-            if view:
-                bulk.payload, bulk.offset = view, 0
+            then, payload = bulk.then[0]
+            if payload:
+                bulk.load(payload)
                 bulk.after_batch = owner_batch
                 bulk.then[0] = (then, None)
                 return True

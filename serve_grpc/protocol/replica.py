@@ -20,6 +20,7 @@ from serve_grpc._generated.replica_pb2 import (
     Request,
     Template,
 )
+from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope
 from serve_grpc.protocol.handshake import SessionState
@@ -54,7 +55,7 @@ class InboundRequest:
     id: int
     template: Envelope
     request: Request
-    payload: bytes
+    payload: Payload
 
 
 @dataclass(slots=True)
@@ -247,20 +248,21 @@ class ReplicaSession:
 
     # ------------------------------------------------------------ sending
 
-    def reply(self, call_id: int, kind: Reply.Kind, payload: bytes = b"") -> None:
+    def reply(self, call_id: int, kind: Reply.Kind, payload: Payload = b"") -> None:
         """Queue a result, an item or the end of a stream; dropped if the call is over."""
         if call_id not in self.ongoing_ids:
             return
         if kind != _ITEM:
             self.ongoing_ids.discard(call_id)
         outbox = self.outbox
-        if len(payload) <= INLINE_BYTES and not outbox.has_large(call_id):
-            outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)
-            outbox.added(len(payload))
-        elif len(payload) <= INLINE_BYTES:
-            outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, payload))
-        else:
+        if len(payload) > INLINE_BYTES:
             outbox.send_large(call_id, payload, lambda: self._add_reply(call_id, kind, b""))
+            return
+        small = joined(payload)
+        if outbox.has_large(call_id):
+            outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, small))
+        else:
+            self._add_reply(call_id, kind, small)
 
     def _add_reply(self, call_id: int, kind: Reply.Kind, payload: bytes) -> None:
         self.outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, ReplicaBatch
+from serve_grpc.payload import Payload, Segments
 
 __all__ = [
     "BATCH_BYTES",
@@ -200,7 +201,7 @@ class Assembler:
         if self.total_bytes > self._max_total_bytes:
             raise WireError(f"over {self._max_total_bytes} bytes of unfinished payloads")
 
-    def take(self, call_id: int, tail: bytes) -> bytes:
+    def take(self, call_id: int, tail: bytes) -> Payload:
         """The whole payload of `call_id`, which ends with `tail`.
 
         Raises:
@@ -214,7 +215,7 @@ class Assembler:
         parts = self._forget_parts(call_id)
         if size > self._max_payload_bytes:
             raise PayloadOverflow(size)
-        return b"".join((*parts, tail))
+        return Segments((*parts, tail) if tail else parts)
 
     def discard(self, call_id: int) -> None:
         """Drop what is held for a call that is over."""

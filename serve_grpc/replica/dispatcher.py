@@ -18,6 +18,7 @@ from serve_grpc._serve.replicas import ReplicaAccess
 from serve_grpc._serve.requests import generate_request_id
 from serve_grpc.config import Settings
 from serve_grpc.errors import MessageTooLargeError
+from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.replica import Arrival, InboundRequest
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.executor import Executor
@@ -39,11 +40,11 @@ class _SessionSink:
         self._stream = stream
         self.running: dict[int, Invocation] = {}
 
-    def item(self, invocation: Invocation, payload: bytes) -> None:
+    def item(self, invocation: Invocation, payload: Payload) -> None:
         self._stream.session.reply(invocation.call_id, _ITEM, payload)
         self._stream.kick()
 
-    def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
+    def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
         self.running.pop(invocation.call_id, None)
         session = self._stream.session
         if error is not None:
@@ -61,13 +62,13 @@ class _PlainSink:
         self._call = call
         self.running: Invocation | None = None
 
-    def item(self, _: Invocation, payload: bytes) -> None:
-        self._call.put(payload)
+    def item(self, _: Invocation, payload: Payload) -> None:
+        self._call.put(joined(payload))
 
-    def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
+    def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
         self.running = None
         if error is None and not invocation.is_stream:
-            self._call.put(payload)
+            self._call.put(joined(payload))
         else:
             self._call.end(error)
 
@@ -189,7 +190,7 @@ class ReplicaDispatcher:
 
     # ------------------------------------------------------------ outputs of the executor
 
-    def on_item(self, invocation: Invocation, payload: bytes) -> None:
+    def on_item(self, invocation: Invocation, payload: Payload) -> None:
         """One item; from any thread."""
         self._to_main.run(invocation.sink.item, invocation, payload)
 

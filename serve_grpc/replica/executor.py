@@ -29,6 +29,7 @@ from serve_grpc.errors import (
     SerializationError,
     ServeGrpcError,
 )
+from serve_grpc.payload import Payload
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
@@ -39,12 +40,14 @@ __all__ = ["Executor", "Outputs"]
 logger = logging.getLogger(LOGGER_NAME)
 
 STARTS_PER_TURN = 64
+ITEMS_PER_TURN = 16
+"""Of one stream whose generator never waits; then other streams, and the writer, have a turn."""
 
 
 class Outputs(Protocol):
     """What comes out. Called on the user's loop or one of its threads."""
 
-    def on_item(self, invocation: Invocation, payload: bytes) -> None:
+    def on_item(self, invocation: Invocation, payload: Payload) -> None:
         """One item of a stream."""
 
     def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
@@ -147,7 +150,7 @@ class Executor:
             }
         )
 
-    async def _execute(self, invocation: Invocation) -> bytes:
+    async def _execute(self, invocation: Invocation) -> Payload:
         if invocation.deadline_s is not None and invocation.deadline_s <= time.monotonic():
             raise DeadlineExceededError("the deadline passed before the call started")
         loads = _serializer(invocation.request_serializer, "request").load_request
@@ -170,7 +173,7 @@ class Executor:
             )
         return self._dump(serializer, result)
 
-    def _dump(self, serializer: Serializer, value: Any) -> bytes:
+    def _dump(self, serializer: Serializer, value: Any) -> Payload:
         payload = serializer.dump_response(value)
         if len(payload) > self._max_message_bytes:
             raise MessageTooLargeError(len(payload), self._max_message_bytes, "response")
@@ -217,10 +220,14 @@ class Executor:
         items = _as_async_iterator(result, method)
         gate = invocation.gate = LoopGate(*invocation.credit)
         try:
+            sent = 0
             async for item in items:
                 payload = self._dump(serializer, item)
                 await gate.enter(len(payload))
                 self._outputs.on_item(invocation, payload)
+                sent += 1
+                if sent == 1 or sent % ITEMS_PER_TURN == 0:
+                    await asyncio.sleep(0)  # the first item leaves before the others are made
         except asyncio.CancelledError:
             await _throw_cancelled(result)
             raise

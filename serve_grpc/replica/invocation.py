@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc.payload import Payload
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 
 __all__ = ["CancelReason", "Invocation", "Outcome", "ReplySink"]
@@ -24,10 +25,10 @@ class CancelReason(enum.Enum):
 class ReplySink(Protocol):
     """Where the outputs of an invocation go. Called on the replica's main loop."""
 
-    def item(self, invocation: Invocation, payload: bytes) -> None:
+    def item(self, invocation: Invocation, payload: Payload) -> None:
         """One item of a stream."""
 
-    def finish(self, invocation: Invocation, payload: bytes, error: Error | None) -> None:
+    def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
         """The result, the end of a stream, or the error."""
 
 
@@ -49,7 +50,7 @@ class Invocation:
     request_serializer: str
     response_serializer: str
     is_stream: bool
-    payload: bytes
+    payload: Payload
     request_id: str
     internal_request_id: str
     route: str = ""
@@ -78,7 +79,7 @@ class Outcome:
         latency_ms: From the start of the user's code to its end.
     """
 
-    payload: bytes = b""
+    payload: Payload = b""
     error: Error | None = None
     exception_type: str | None = None
     status: str = "OK"

@@ -9,6 +9,7 @@ from serve_grpc._generated.replica_pb2 import Error, Reply
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import Settings
+from serve_grpc.payload import joined
 from serve_grpc.protocol.caller import CallEventKind, Envelope, RequestFields
 from serve_grpc.routing.peer import Peer, ReplicaFacts
 from serve_grpc.transport.mailbox import mailbox_of
@@ -32,7 +33,7 @@ class Echo:
             if request.template.method == "hold":
                 self.held.append((stream, request.id))
             else:
-                stream.session.reply(request.id, Reply.RESULT, bytes(request.payload))
+                stream.session.reply(request.id, Reply.RESULT, joined(request.payload))
         stream.kick()
 
     def on_session_closed(self, stream: Any, call_ids: list[int]) -> None:
@@ -59,7 +60,7 @@ class Owner:
 
     def on_reply(self, call: Call, kind: int, payload: bytes, error: Error | None) -> None:
         if kind == CallEventKind.RESULT:
-            call.succeed(payload)
+            call.succeed(joined(payload))
         else:
             call.fail(RuntimeError(f"{kind} {error}"))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_grpc._generated.replica_pb2 import Error, Reply
+from serve_grpc.payload import joined
 from serve_grpc.protocol.caller import CallEvent, CallEventKind, Envelope
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.outbox import Outbox
@@ -177,7 +178,7 @@ class Network:
         call = self.calls[number]
         assert number not in self.handed_over, f"{call} started twice"
         assert number not in self.surely_not_started, f"{call} started after all"
-        assert inbound.payload == call.payload
+        assert joined(inbound.payload) == call.payload
         assert inbound.template.method == call.envelope.method
         assert inbound.template.stream == call.envelope.stream
         assert inbound.request.timeout_ms == number + 1
@@ -220,8 +221,8 @@ class Network:
             assert (len(expected), len(expected) > LIMIT) == (int(event.payload), True)
             self._settle(call.number, "too large")
             return
-        assert event.payload == expected
-        call.heard.append(event.payload)
+        assert joined(event.payload) == expected
+        call.heard.append(joined(event.payload))
         if event.kind != CallEventKind.ITEM:
             assert call.heard == self.said[call.number]
             self._settle(call.number, "succeeded")

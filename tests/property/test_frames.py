@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, ReplicaBatch
+from serve_grpc.payload import joined
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.wire import Assembler, WireError, decode_batch
@@ -73,7 +74,7 @@ class Link:
         for call_id, data in fragments:
             self.assembler.add(call_id, data)
         for frame in getattr(batch, self._owners):
-            payload = self.assembler.take(frame.id, frame.payload)
+            payload = joined(self.assembler.take(frame.id, frame.payload))
             self.received[frame.id].append(payload)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, Error, ReplicaBatch, Reply
+from serve_grpc.payload import joined
 from serve_grpc.protocol import caller as caller_module
 from serve_grpc.protocol import replica as replica_module
 from serve_grpc.protocol import wire
@@ -108,7 +109,9 @@ def test_a_last_reply_ends_the_call_once(kind: Reply.Kind, payload: bytes) -> No
     replica.reply(call_id, kind, b"again")
     heard = drain_into(replica.outbox, caller.receive)
     events = [event for received in heard for event in received.events]
-    assert events == [CallEvent("call", kind, payload, None)]
+    assert [e._replace(payload=joined(e.payload)) for e in events] == [
+        CallEvent("call", kind, payload, None)
+    ]
     assert caller.calls == {}
 
 
@@ -122,7 +125,7 @@ def test_items_come_in_order_however_large_they_are() -> None:
     replica.reply(call_id, Reply.END)
     heard = drain_into(replica.outbox, caller.receive)
     events = [event for received in heard for event in received.events]
-    assert [event.payload for event in events] == [*items, b""]
+    assert [joined(event.payload) for event in events] == [*items, b""]
     assert [event.kind for event in events] == [CallEventKind.ITEM] * 7 + [CallEventKind.END]
 
 
@@ -148,7 +151,7 @@ def test_a_reply_over_the_callers_limit_ends_that_call_alone(
     replica.reply(first, Reply.RESULT, b"x" * 101)
     replica.reply(second, Reply.RESULT, b"x" * 100)
     heard = drain_into(replica.outbox, caller.receive)
-    kinds = {e.call: (e.kind, e.payload) for received in heard for e in received.events}
+    kinds = {e.call: (e.kind, joined(e.payload)) for received in heard for e in received.events}
     assert kinds["first"] == (CallEventKind.TOO_LARGE, b"101")
     assert kinds["second"] == (CallEventKind.RESULT, b"x" * 100)
     assert caller.calls == {}

@@ -12,6 +12,7 @@ from serve_grpc._generated.replica_pb2 import (
     Request,
     Template,
 )
+from serve_grpc.payload import joined
 from serve_grpc.protocol import replica as replica_module
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.caller import CallEventKind
@@ -127,7 +128,7 @@ def test_replies_of_the_largest_size_all_arrive_however_many_end_together(
     for call_id in sorted(replica.ongoing_ids):
         replica.reply(call_id, Reply.RESULT, bytes([call_id]) * 64)
     heard = drain_into(replica.outbox, caller.receive)
-    ended = {event.call: event.payload for received in heard for event in received.events}
+    ended = {e.call: joined(e.payload) for received in heard for e in received.events}
     assert ended == {number: bytes([number + 1]) * 64 for number in range(count)}
 
 
@@ -147,7 +148,7 @@ def test_large_replies_arrive_past_any_number_of_small_ones(
     for call_id in ids[:50] * 10:
         replica.reply(call_id, Reply.ITEM, b"tiny")
     heard = drain_into(replica.outbox, caller.receive)
-    items = [event.payload for received in heard for event in received.events]
+    items = [joined(event.payload) for received in heard for event in received.events]
     assert sorted(items) == sorted([b"tiny"] * 500 + [bytes([i]) * 64 for i in ids[50:]])
 
 

@@ -15,6 +15,7 @@ from serve_grpc._generated.replica_pb2 import (
     Reply,
     Request,
 )
+from serve_grpc.payload import joined
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.wire import Assembler, PayloadOverflow, WireError, decode_batch
 
@@ -132,20 +133,20 @@ def test_parts_are_joined_in_order_with_the_tail_last() -> None:
     for call_id, part in [(1, b"a"), (2, b"x"), (1, memoryview(b"b"))]:
         assembler.add(call_id, part)
     assert assembler.total_bytes == 3
-    assert assembler.take(1, b"c") == b"abc"
-    assert assembler.take(2, b"") == b"x"
+    assert joined(assembler.take(1, b"c")) == b"abc"
+    assert joined(assembler.take(2, b"")) == b"x"
     assert assembler.total_bytes == 0
 
 
 def test_a_payload_without_parts_is_its_tail() -> None:
-    assert Assembler(100, 1000).take(1, b"all") == b"all"
+    assert joined(Assembler(100, 1000).take(1, b"all")) == b"all"
 
 
 def test_a_taken_payload_leaves_nothing_for_the_next_of_its_id() -> None:
     assembler = Assembler(100, 1000)
     assembler.add(1, b"first")
     assembler.take(1, b"")
-    assert assembler.take(1, b"second") == b"second"
+    assert joined(assembler.take(1, b"second")) == b"second"
 
 
 @pytest.mark.parametrize("parts", [[11], [6, 5], [10, 1, 50]])
@@ -157,7 +158,7 @@ def test_a_payload_over_the_limit_is_dropped_as_it_grows_and_told_once(parts: li
     with pytest.raises(PayloadOverflow) as raised:
         assembler.take(1, b"tail")
     assert raised.value.size == sum(parts) + 4
-    assert assembler.take(1, b"next") == b"next"
+    assert joined(assembler.take(1, b"next")) == b"next"
 
 
 def test_a_tail_alone_may_be_over_the_limit() -> None:
@@ -169,7 +170,7 @@ def test_a_tail_alone_may_be_over_the_limit() -> None:
 def test_a_payload_of_exactly_the_limit_passes() -> None:
     assembler = Assembler(10, 1000)
     assembler.add(1, b"x" * 10)
-    assert assembler.take(1, b"") == b"x" * 10
+    assert joined(assembler.take(1, b"")) == b"x" * 10
 
 
 def test_a_discarded_payload_frees_its_bytes() -> None:
@@ -178,7 +179,7 @@ def test_a_discarded_payload_frees_its_bytes() -> None:
     assembler.discard(1)
     assembler.discard(2)
     assert assembler.total_bytes == 0
-    assert assembler.take(1, b"") == b""
+    assert joined(assembler.take(1, b"")) == b""
 
 
 def test_unfinished_payloads_are_bounded_in_bytes() -> None:

@@ -1,0 +1,149 @@
+"""What the terminal shows: a table for each case, the table of targets, the plan, the progress."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from bench import estimate, groups, stats
+from bench.contenders import OURS
+from bench.plan import Plan
+from bench.results import CaseResult, Run
+from bench.wording import duration, number, short
+
+__all__ = ["LiveProgress", "case_table", "failures_table", "plan_table", "targets_table"]
+
+HEADINGS = {
+    "calls_per_s": "calls/s",
+    "tokens_per_s": "tokens/s",
+    "first_token_p50_ms": "1st ms",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
+    "fairness": "fair",
+}
+"""Of `Sample`'s fields, as far as 80 columns have room for them; the report has them all."""
+
+
+class LiveProgress:
+    """A `runner.Watcher` that shows a bar, and a table as soon as a case is finished."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=groups.seconds(plan))
+
+    def __enter__(self) -> LiveProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def doing(self, text: str) -> None:
+        """Write it beside the bar."""
+        self._bar.update(self._task, description=short(text, 60))
+
+    def passed(self, seconds: float) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, seconds)
+
+    def finished(self, result: CaseResult) -> None:
+        """Print the case."""
+        self._console.print(case_table(result))
+
+    def failed(self, text: str) -> None:
+        """Print it, so that it is still there at the end."""
+        self._console.print(text, style="red", markup=False)
+
+
+def case_table(result: CaseResult) -> Table:
+    """The medians of one case, and how many times as many calls as each of them ours makes."""
+    case = result.case
+    metrics = [m for m in HEADINGS if any(getattr(s, m) is not None for s in result.samples)]
+    rate = "calls_per_s"
+    if "tokens_per_s" in metrics:
+        rate = "tokens_per_s"
+        metrics.remove("calls_per_s")
+    table = _table(case.id)
+    table.add_column("")
+    for metric in metrics:
+        table.add_column(HEADINGS[metric], justify="right", no_wrap=True)
+    if OURS in case.contenders:
+        table.add_column("ours", justify="right", no_wrap=True)
+    failed = []
+    for contender in case.contenders:
+        medians = [stats.median(result, contender, metric) for metric in metrics]
+        cells = ["" if value is None else number(value) for value in medians]
+        ratio = stats.paired_ratio(result, OURS, contender, rate)
+        if ratio is not None and contender != OURS:
+            cells.append(f"{ratio.median:.2f} ×")
+        table.add_row(contender, *cells)
+        failed += [f"{contender}: {short(why, 100)}" for why in stats.errors(result, contender)]
+    if failed:
+        table.caption = Text("\n".join(failed), style="red")
+        table.caption_justify = "left"
+    return table
+
+
+def targets_table(run: Run) -> Table:
+    """Every target of the run: whether it is met, the paired ratio, and both medians."""
+    table = _table("Targets")
+    table.add_column("target")
+    table.add_column("met")
+    table.add_column("ratio", justify="right", no_wrap=True)
+    table.add_column("ours", justify="right", no_wrap=True)
+    table.add_column("best of the others")
+    for found in stats.verdicts(run):
+        ratio, is_met = "–", "not measured"
+        if found.ratio is not None:
+            ratio = number(found.ratio.median)
+            is_met = "[green]yes[/]" if found.is_met else "[red]no[/]"
+        other = f"{_or_dash(found.other)} {found.against or ''}"
+        table.add_row(found.target.title, is_met, ratio, _or_dash(found.ours), other)
+    return table
+
+
+def plan_table(plan: Plan) -> Table:
+    """The cases of a plan and how long they will take."""
+    parts = [f"{len(plan.cases)} cases"]
+    parts += ["growth"] if plan.has_growth else []
+    parts += ["costs"] if plan.has_costs else []
+    table = _table(f"{', '.join(parts)}: about {duration(groups.seconds(plan))}")
+    table.caption = f"{plan.rounds} rounds, windows of {plan.window_s} s; starts of Ray included"
+    for name in ("case", "x", "contenders", "targets", "seconds"):
+        table.add_column(name, justify="left" if name == "case" else "right")
+    for case in plan.cases:
+        seconds = estimate.case_s(case, plan.rounds, plan.window_s)
+        counts = (len(case.contenders), len(case.targets), round(seconds))
+        table.add_row(case.id, f"{case.x:,g}", *map(str, counts))
+    return table
+
+
+def failures_table(run: Run) -> Table | None:
+    """Everything that failed and why, each reason once; None if nothing did."""
+    table = _table("Failed")
+    for name in ("case", "contender", "why"):
+        table.add_column(name)
+    for result in run.cases:
+        for contender in result.case.contenders:
+            for reason in stats.errors(result, contender):
+                table.add_row(result.case.id, contender, Text(short(reason, 200)))
+    return table if table.row_count else None
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else number(value)

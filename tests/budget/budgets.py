@@ -1,0 +1,93 @@
+"""The budgets: what one call may cost in the pure parts, in bytecode instructions.
+
+`python -m tests.budget.measure` prints what each costs now. To change one on purpose, measure on
+CPython 3.10, 3.11 and 3.13 and allow the worst plus 15 %. The numbers are per call, in a batch of
+32 where calls travel in batches.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.budget.instructions import count_instructions, without_gc
+from tests.budget.workloads import (
+    BATCH,
+    PICKS,
+    caller_receives,
+    caller_requests,
+    mailbox_hands_over,
+    pick_among,
+    reference_loop,
+    replica_receives,
+    replica_replies,
+    request_serialized,
+    response_serialized,
+    round_trip,
+)
+
+__all__ = ["BUDGETS", "HOW_TO_MEASURE", "MAX_RATIO", "Budget", "measure_ratio"]
+
+HOW_TO_MEASURE = "python -m tests.budget.measure"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one part of a call may cost.
+
+    Attributes:
+        name: What is done.
+        allowed: Instructions per call.
+        calls: How many calls one run of the workload does.
+        prepare: Makes what is needed and returns the function whose instructions count.
+    """
+
+    name: str
+    allowed: int
+    calls: int
+    prepare: Callable[[], Callable[[], object]]
+
+    def measure(self) -> float:
+        """Instructions per call now."""
+        return sum(count_instructions(self.prepare).values()) / self.calls
+
+
+BUDGETS = (
+    Budget("caller session: request queued and sent", 300, BATCH, caller_requests),
+    Budget("replica session: request received", 129, BATCH, replica_receives),
+    Budget("replica session: reply queued and sent", 120, BATCH, replica_replies),
+    Budget("caller session: reply received", 219, BATCH, caller_receives),
+    Budget("pick among 1 replica", 128, PICKS, functools.partial(pick_among, 1)),
+    Budget("pick among 10 replicas", 415, PICKS, functools.partial(pick_among, 10)),
+    Budget("pick among 1000 replicas", 400, PICKS, functools.partial(pick_among, 1000)),
+    Budget("mailbox: function posted and run", 51, BATCH, mailbox_hands_over),
+    Budget("arguments to bytes and back", 162, BATCH, request_serialized),
+    Budget("result to bytes and back", 57, BATCH, response_serialized),
+)
+
+MAX_RATIO = 3.5
+"""Time of a batch through both session machines over that of the reference loop: 1.5 × measured.
+
+It sees what costs time in C, which no count of instructions does.
+"""
+RATIO_ROUNDS = 40
+RUNS_PER_ROUND = 5
+
+
+def measure_ratio() -> float:
+    """The ratio now: the shortest of several rounds of each, measured in turns."""
+    batch, reference = round_trip(), reference_loop()
+    times: dict[Callable[[], object], list[float]] = {batch: [], reference: []}
+
+    def measure() -> None:
+        for _ in range(RATIO_ROUNDS):
+            for run, seconds in times.items():
+                begin = time.thread_time()
+                for _ in range(RUNS_PER_ROUND):
+                    run()
+                seconds.append(time.thread_time() - begin)
+
+    without_gc(measure)
+    return min(times[batch]) / min(times[reference])
