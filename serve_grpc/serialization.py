@@ -161,34 +161,23 @@ def _shape(value: Any) -> int:
 
     `pickle.dumps` alone needs a third of the time for small ones.
     """
-    kind = type(value)
-    if kind in _ATOMS:
-        return _size_of((value,))
-    if kind is not tuple:
-        return _DEEP
     shape = _SHALLOW
-    for part in value:
+    for part in value if type(value) is tuple else (value,):
         kind = type(part)
         if kind is tuple or kind is list:
-            found = _size_of(part)
-        elif kind is dict:
-            found = _size_of([*part, *part.values()]) if part else _SHALLOW
+            atoms = part
+        elif kind is not dict:
+            atoms = (part,)
+        elif part:
+            atoms = [*part, *part.values()]
         else:
-            found = _size_of((part,))
-        if found == _DEEP:
-            return _DEEP
-        shape |= found
-    return shape
-
-
-def _size_of(values: Any) -> int:
-    shape = _SHALLOW
-    for value in values:
-        kind = type(value)
-        if kind not in _ATOMS:
-            return _DEEP
-        if (kind is str or kind is bytes) and len(value) >= LARGE_BYTES:
-            shape = _SHALLOW_AND_LARGE
+            continue
+        for atom in atoms:
+            kind = type(atom)
+            if kind not in _ATOMS:
+                return _DEEP
+            if (kind is str or kind is bytes) and len(atom) >= LARGE_BYTES:
+                shape = _SHALLOW_AND_LARGE
     return shape
 
 

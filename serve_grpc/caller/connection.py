@@ -192,10 +192,15 @@ class Connection:
         assert self._session is not None
         return self._session.peer_max_message_bytes
 
-    def send(self, call: Call) -> int:
+    def send(self, call: Call, *, is_new: bool = False) -> int:
         """Queue a call; returns its id for `cancel` and `grant`.
 
         Only while the peer has room and the connection takes bytes.
+
+        Args:
+            call: What to send.
+            is_new: Whether it comes straight from its caller; one that had to wait is sent while a
+                message of the replica is read, and more may follow it.
         """
         assert self._session is not None
         assert self._stream is not None
@@ -203,7 +208,7 @@ class Connection:
         call_id = session.request(call, call.fields)
         self.peer.on_sent()
         # The only call has no company to wait for; where there are more, more are to be expected.
-        self._stream.kick(at_once=len(session.calls) == 1)
+        self._stream.kick(at_once=is_new and len(session.calls) == 1)
         return call_id
 
     def cancel(self, call_id: int) -> None:
@@ -242,6 +247,8 @@ class Connection:
             self._give_back(received.undelivered)
         self._after_session_changed()
         self._tell()
+        if self._stream is not None and not self.peer.has_room:
+            self._stream.kick(at_once=True)  # nothing more can be sent before the next message
 
     def _update_peer(self, session: CallerSession[Call], received: Received[Call]) -> None:
         peer = self.peer

@@ -167,7 +167,7 @@ class Router:
         if self.is_ready:
             self._access.on_routed(call.fields.envelope.route)
         if connection is not None:
-            self._send(call, connection)
+            self._send(call, connection, is_new=True)
             return
         self._enqueue(call)
         if self._replicas:
@@ -188,7 +188,7 @@ class Router:
             return None
         return self._replicas.pick(call.fields.multiplexed_model_id)
 
-    def _send(self, call: Call, connection: Connection) -> None:
+    def _send(self, call: Call, connection: Connection, *, is_new: bool = False) -> None:
         if call.deadline_s is not None:
             call.fields.timeout_ms = remaining_ms(call.deadline_s)
             if call.fields.timeout_ms == 0:
@@ -199,7 +199,7 @@ class Router:
             self._fail(call, MessageTooLargeError(size, limit, "request"))
             return
         try:
-            call_id = connection.send(call)
+            call_id = connection.send(call, is_new=is_new)
         except ValueError as error:
             self._fail(call, ServeGrpcError(f"the call cannot be sent: {error}"))
             return

@@ -255,14 +255,15 @@ class ReplicaSession:
         if kind != _ITEM:
             self.ongoing_ids.discard(call_id)
         outbox = self.outbox
-        if len(payload) > INLINE_BYTES:
+        size = len(payload)
+        if size > INLINE_BYTES:
             outbox.send_large(call_id, payload, lambda: self._add_reply(call_id, kind, b""))
-            return
-        small = joined(payload)
-        if outbox.has_large(call_id):
+        elif outbox.has_large(call_id):
+            small = joined(payload)
             outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, small))
         else:
-            self._add_reply(call_id, kind, small)
+            outbox.batch.replies.add(id=call_id, kind=kind, payload=joined(payload))
+            outbox.added(size)
 
     def _add_reply(self, call_id: int, kind: Reply.Kind, payload: bytes) -> None:
         self.outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)

@@ -52,20 +52,20 @@ class Writer:
             at_once: Nothing else is about to be queued, so do not wait for the loop's next turn.
         """
         wake = self._wake
-        if wake is None or wake.done() or not self._outbox.queued_bytes:
+        if wake is None or not self._outbox.queued_bytes:
             return
-        if at_once:
+        if at_once and self._begun is None:
             # The first step of a write hands the message to gRPC; a task could take it only in the
             # loop's next turn (CPython before 3.12 has no eager tasks).
             write = self._write(self._take())
             try:
                 self._begun = _rest(write, write.send(None))
             except StopIteration:
-                self._begun = None
+                pass  # it is written
             except Exception as error:
-                wake.set_exception(error)
-                return
-        wake.set_result(None)
+                self._begun = _raise(error)
+        if not wake.done():
+            wake.set_result(None)
 
     def _take(self) -> bytes:
         if self._before_take is not None:
@@ -81,10 +81,11 @@ class Writer:
                 await begun
             while self._outbox.queued_bytes:
                 await self._write(self._take())
-                if self._low_water:
-                    self._release()
+                self._release()
+            self._release()
             self._wake = loop.create_future()
             await self._wake
+            self._wake = None  # awake: whatever is queued from now on, this task sees
 
     async def flush(self) -> None:
         """Write what is queued, then return. Only while `run` is not running."""
@@ -99,6 +100,8 @@ class Writer:
             await waiter
 
     def _release(self) -> None:
+        if not self._low_water:
+            return
         queued = self._outbox.queued_bytes
         waiting, self._low_water = self._low_water, []
         for max_bytes, waiter in waiting:
@@ -123,3 +126,7 @@ def _rest(coroutine: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any
                 waits_for = coroutine.send(value)
         except StopIteration:
             return
+
+
+async def _raise(error: Exception) -> None:
+    raise error

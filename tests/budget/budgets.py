@@ -55,16 +55,16 @@ class Budget:
 
 
 BUDGETS = (
-    Budget("caller session: request queued and sent", 300, BATCH, caller_requests),
-    Budget("replica session: request received", 129, BATCH, replica_receives),
-    Budget("replica session: reply queued and sent", 120, BATCH, replica_replies),
-    Budget("caller session: reply received", 219, BATCH, caller_receives),
-    Budget("pick among 1 replica", 128, PICKS, functools.partial(pick_among, 1)),
-    Budget("pick among 10 replicas", 415, PICKS, functools.partial(pick_among, 10)),
-    Budget("pick among 1000 replicas", 400, PICKS, functools.partial(pick_among, 1000)),
+    Budget("caller session: request queued and sent", 275, BATCH, caller_requests),
+    Budget("replica session: request received", 128, BATCH, replica_receives),
+    Budget("replica session: reply queued and sent", 130, BATCH, replica_replies),
+    Budget("caller session: reply received", 174, BATCH, caller_receives),
+    Budget("pick among 1 replica", 74, PICKS, functools.partial(pick_among, 1)),
+    Budget("pick among 10 replicas", 301, PICKS, functools.partial(pick_among, 10)),
+    Budget("pick among 1000 replicas", 301, PICKS, functools.partial(pick_among, 1000)),
     Budget("mailbox: function posted and run", 51, BATCH, mailbox_hands_over),
-    Budget("arguments to bytes and back", 162, BATCH, request_serialized),
-    Budget("result to bytes and back", 57, BATCH, response_serialized),
+    Budget("arguments to bytes and back", 207, BATCH, request_serialized),
+    Budget("result to bytes and back", 149, BATCH, response_serialized),
 )
 
 MAX_RATIO = 3.5
