@@ -84,7 +84,7 @@ class Plan:
 def full_plan() -> Plan:
     """Everything."""
     cases = (*all_sweeps(), *http_cases())
-    return Plan(cases, rounds=5, window_s=0.3, has_growth=True, has_costs=True, is_quick=False)
+    return Plan(cases, rounds=5, window_s=0.25, has_growth=True, has_costs=True, is_quick=False)
 
 
 def quick_plan() -> Plan:
