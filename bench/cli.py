@@ -31,6 +31,7 @@ __all__ = ["main"]
 
 OUT = Path(__file__).resolve().parent / "out"
 WORSE = 3
+PART_FAILED = 1
 INTERRUPTED = 130
 A_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -75,7 +76,8 @@ def main(
     Contenders take turns round by round on one machine; ratios are formed inside each round. The
     full plan takes about 15 minutes and wants the machine for itself.
 
-    Exit status: 0 measured, 2 wrong usage, 3 worse than --compare, 130 interrupted.
+    Exit status: 0 measured, 1 a part of the run failed, 2 wrong usage, 3 worse than --compare,
+    130 interrupted.
     """
     console = Console(highlight=False)
     if new is not None:
@@ -96,16 +98,18 @@ def main(
     before = _load(old) if old is not None else None  # a wrong file is better found out now
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the worker is to end with us
     try:
-        run = _measure(plan, out, console)
+        run, has_failed = _measure(plan, out, console)
     except KeyboardInterrupt:
         console.print("stopped; nothing was written", style="red")
         sys.exit(INTERRUPTED)
     _write(run, out, console)
     if before is not None:
         _compare(before, run, console)
+    if has_failed:
+        sys.exit(PART_FAILED)
 
 
-def _measure(plan: Plan, out: Path, console: Console) -> Run:
+def _measure(plan: Plan, out: Path, console: Console) -> tuple[Run, bool]:
     out.mkdir(parents=True, exist_ok=True)
     console.print(
         f"{len(plan.cases)} cases, {plan.rounds} rounds, about {duration(seconds(plan))}; "
@@ -116,7 +120,7 @@ def _measure(plan: Plan, out: Path, console: Console) -> Run:
     begin = time.monotonic()
     with LiveProgress(plan, console) as progress:
         cases, growth = run_plan(plan, out, progress)
-    return Run(
+    run = Run(
         machine=facts,
         versions=machine.versions(),
         commit=machine.commit(),
@@ -127,6 +131,7 @@ def _measure(plan: Plan, out: Path, console: Console) -> Run:
         cases=cases,
         growth=growth,
     )
+    return run, progress.has_failed
 
 
 def _write(run: Run, out: Path, console: Console) -> None:

@@ -139,7 +139,11 @@ class _Connection:
         self.peer = Peer(facts)
         self.peer.state = PeerState.READY
 
-    def send(self, _: Call) -> int:
+    @property
+    def takes_calls(self) -> bool:
+        return self.peer.has_room
+
+    def send(self, _: Call, *, is_new: bool = False) -> int:
         self.peer.on_sent()
         return 1
 

@@ -28,9 +28,14 @@ HEADINGS = {
 
 
 class LiveProgress:
-    """A `runner.Watcher` that shows a bar, and a table as soon as a case is finished."""
+    """A `runner.Watcher` that shows a bar, and a table as soon as a case is finished.
+
+    Attributes:
+        has_failed: Whether a part of the run, not just a contender, could not be measured.
+    """
 
     def __init__(self, plan: Plan, console: Console) -> None:
+        self.has_failed = False
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -63,6 +68,7 @@ class LiveProgress:
 
     def failed(self, text: str) -> None:
         """Print it, so that it is still there at the end."""
+        self.has_failed = True
         self._console.print(text, style="red", markup=False)
 
 
