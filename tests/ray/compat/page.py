@@ -1,0 +1,76 @@
+"""docs/compatibility.md, written from the tests beside this file.
+
+    python -m tests.ray.compat.page
+
+A test of tests/test_docs.py compares the page with what this would write.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.ray.compat.behaviours import TRANSPORTS, Behaviour
+
+__all__ = ["PAGE", "SECTIONS", "rendered"]
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parents[2] / "docs" / "compatibility.md"
+
+SECTIONS = (
+    "Execution",
+    "Batching and multiplexing",
+    "Routing",
+    "Waiting and scaling",
+    "Composition",
+    "Ingress",
+    "Operations",
+    "Observability",
+)
+
+INTRODUCTION = """\
+# Compatibility
+
+What Ray Serve does for calls through handles, and which transport does it: Ray's actor calls (*by
+reference*, Serve's default), Serve's own gRPC transport, and `serve_grpc`. This page is written by
+`python -m tests.ray.compat.page` from the tests it links to. Each test runs once for each cell of
+its row on a real Ray Serve (2.60); where a cell says something else than "yes", the test must fail.
+"""
+
+
+def rows() -> Iterator[tuple[Behaviour, str, str]]:
+    """Each marked test: what it shows, its file's name, its own name."""
+    for file in sorted(HERE.glob("test_*.py")):
+        module = importlib.import_module(f"tests.ray.compat.{file.stem}")
+        for name, test in vars(module).items():
+            shown = getattr(test, "behaviour", None)
+            if name.startswith("test_") and shown is not None:
+                yield shown, file.name, name
+
+
+def rendered() -> str:
+    """The page."""
+    found = list(rows())
+    unknown = {shown.section for shown, _, _ in found} - set(SECTIONS)
+    if unknown:
+        raise ValueError(f"sections that page.SECTIONS does not have: {sorted(unknown)}")
+    parts = [INTRODUCTION]
+    for section in SECTIONS:
+        lines = [
+            f"## {section}\n",
+            f"| behaviour | {' | '.join(TRANSPORTS)} | test |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for shown, file, name in found:
+            if shown.section == section:
+                cells = " | ".join(shown.differs.get(t, "yes") for t in TRANSPORTS)
+                link = f"[{name.removeprefix('test_')}](../tests/ray/compat/{file})"
+                lines.append(f"| {shown.text} | {cells} | {link} |")
+        if len(lines) > 3:
+            parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(rendered())
