@@ -17,6 +17,7 @@ import ray
 from ray.serve import handle as serve_handle
 
 from serve_grpc._serve.handles import DEFAULT, RUN_ROUTER_IN_SEPARATE_LOOP
+from serve_grpc._serve.request_routers import mark
 from serve_grpc._serve.requests import (
     current_request,
     generate_request_id,
@@ -29,8 +30,8 @@ from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
 from serve_grpc.errors import MessageTooLargeError, ServeGrpcError
+from serve_grpc.handle_options import check_options
 from serve_grpc.protocol.caller import Envelope, RequestFields
-from serve_grpc.protocol.status import valid_text
 from serve_grpc.response import (
     ByValueResponse,
     ByValueResponseGenerator,
@@ -45,8 +46,7 @@ logger = logging.getLogger(LOGGER_NAME)
 
 T = TypeVar("T")
 
-_TEXT_OPTIONS = ("method_name", "multiplexed_model_id", "session_id")
-_FLAG_OPTIONS = ("stream", "_prefer_local_routing", "_by_reference", "idempotent")
+OUT_OF_REACH = "cannot be reached from here (Ray Client or local testing mode)"
 _RESOLVED_TYPES = (
     serve_handle.DeploymentResponse,
     serve_handle.DeploymentResponseGenerator,
@@ -125,7 +125,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             for name, value in locals().items()
             if name != "self" and value is not DEFAULT.VALUE
         }
-        _check_options(given)
+        check_options(given)
         own = {
             "timeout_s": given.pop("timeout_s", self._timeout_s),
             "idempotent": given.pop("idempotent", self._idempotent),
@@ -175,14 +175,14 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             return self._call_natively(args, kwargs)
         router = self._data_router or self._find_router()
         deadline_s = deadline_after(self._timeout_s)
-        falls_back = router is None or router.fallback_reason is not None
-        if router is None or (falls_back and deadline_s is None):
+        if router is None or (router.fallback_reason is not None and deadline_s is None):
             return self._fall_back(router, args, kwargs)
         call = self._new_call(router, deadline_s)
-        if falls_back or not router.is_ready:
+        is_native = router.is_native
+        if is_native or not router.is_ready:
             in_context = contextvars.copy_context().run
             call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
-        if falls_back:  # as a call of ours, so that its deadline holds
+        if is_native:  # as a call of ours, so that its deadline holds
             router.mailbox.run(router.submit, call)
         elif _needs_resolving(args, kwargs):
             router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
@@ -261,6 +261,26 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         router.watch_deadline(call)
         call.place = router.loop.create_task(run())
 
+    # ------------------------------------------------------------ calls to chosen replicas
+
+    def dispatch(
+        self, selection: serve_handle.ReplicaSelection, *args: Any, **kwargs: Any
+    ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
+        """As Serve's: call the replica that `choose_replica` of this deployment's handle gave."""
+        return self._native_response(*self._dispatch(selection, args, kwargs))
+
+    def broadcast(
+        self, method_name: str, *args: Any, **kwargs: Any
+    ) -> serve_handle.DeploymentBroadcastResponse:
+        """As Serve's: call a method of every replica, full or not."""
+        if self.handle_options._by_reference or self._find_router() is None:
+            return super().broadcast(method_name, *args, **kwargs)
+        handle = self.options(method_name=method_name, stream=False)
+        router, metadata = handle._init_router_and_get_metadata()
+        self.request_counter.inc(tags={"route": metadata.route, "application": metadata.app_name})
+        coroutine = router.broadcast(metadata, *args, **kwargs)
+        return serve_handle.DeploymentBroadcastResponse(coroutine, router.event_loop)
+
     # ------------------------------------------------------------ Serve's own path
 
     def _find_router(self) -> Router | None:
@@ -272,20 +292,32 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def _call_natively(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
-        future, metadata = self._remote(args, kwargs)
-        kind = DeploymentResponseGenerator if self.handle_options.stream else DeploymentResponse
+        return self._native_response(*self._remote(args, kwargs))
+
+    def _native_response(
+        self, future: Any, metadata: Any
+    ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
+        kind = DeploymentResponseGenerator if metadata.is_streaming else DeploymentResponse
         return kind(
             future,
             metadata,
             _is_router_running_in_separate_loop=self._is_router_running_in_separate_loop(),
         )
 
+    def _init_router_and_get_metadata(self) -> tuple[Any, Any]:
+        # Where Serve's own methods (`choose_replica`, `_remote`) make a request.
+        router, metadata = super()._init_router_and_get_metadata()
+        if metadata._by_reference or (self._data_router or self._find_router()) is None:
+            return router, metadata
+        deadline_s = deadline_after(self._timeout_s)
+        return router, mark(metadata, deadline_s=deadline_s, is_idempotent=self._idempotent)
+
     def _fall_back(
         self, router: Router | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
-        reason = router.fallback_reason if router is not None else None
-        reason = reason or "cannot be reached from here (Ray Client or local testing mode)"
-        self._say_once(f"calls by value use Ray Serve's own transport, because it {reason}")
+        reason = router.fallback_reason if router is not None else OUT_OF_REACH
+        if reason is not None:  # else only the choice of the replica is Serve's
+            self._say_once(f"calls by value use Ray Serve's own transport, because it {reason}")
         return self._call_natively(args, kwargs)
 
     def _say_once(self, text: str) -> None:
@@ -329,35 +361,6 @@ def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:
         _request_counter=handle.request_counter,
         _handle_id=handle.handle_id,
     )
-
-
-def _check_options(given: dict[str, Any]) -> None:
-    for name in _TEXT_OPTIONS:
-        if name in given and not isinstance(given[name], str):
-            raise TypeError(f"{name} must be a str, got {type(given[name]).__name__}")
-        text = given.get(name, "")
-        if len(text) > MAX_NAME_CHARACTERS or text != valid_text(text):
-            raise ValueError(
-                f"{name} must be valid unicode of at most {MAX_NAME_CHARACTERS} characters"
-            )
-    for name in _FLAG_OPTIONS:
-        if name in given and not isinstance(given[name], bool):
-            raise TypeError(f"{name} must be a bool, got {type(given[name]).__name__}")
-    for name in ("request_serialization", "response_serialization"):
-        if name in given:
-            given[name] = get_serializer(given[name]).name
-    timeout_s = given.get("timeout_s")
-    if timeout_s is not None:
-        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)):
-            raise TypeError(f"timeout_s must be a number, got {type(timeout_s).__name__}")
-        if not 0 < timeout_s <= MAX_TIMEOUT_S:
-            raise ValueError(f"timeout_s must be above 0 and at most {MAX_TIMEOUT_S}")
-
-
-MAX_NAME_CHARACTERS = 4_096
-"""Of a method, model or session; they travel in frames, which are small."""
-MAX_TIMEOUT_S = 4_000_000
-"""46 days: what fits into the wire's 32 bits of milliseconds."""
 
 
 def _needs_resolving(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -63,7 +63,7 @@ ARROWS = (
     ("transport",),
     ("_serve",),
     ("caller", "replica"),
-    ("response",),
+    ("handle_options", "response"),
     ("handle",),
     ("deployment",),
     ("__init__",),

@@ -97,6 +97,14 @@ class ReplicaAccess:
         self._metrics.inc_num_ongoing_requests(_METADATA)
         return True
 
+    def try_claim(self, reserved_slot: str) -> bool:
+        """Take a slot that `reserve_slot` of Serve's replica holds; False if there is none."""
+        if reserved_slot not in self._replica._reserved_slots:
+            return False
+        self._replica._reserved_slots.remove(reserved_slot)
+        self._metrics.inc_num_ongoing_requests(_METADATA)
+        return True
+
     def release(self) -> None:
         """Give the slot back."""
         self._metrics.dec_num_ongoing_requests(_METADATA)

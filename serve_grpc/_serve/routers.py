@@ -26,6 +26,7 @@ from ray.serve._private.router import (
 from ray.serve._private.utils import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from serve_grpc._serve.request_routers import Send, carry_requests
 from serve_grpc.routing.peer import ReplicaFacts
 from serve_grpc.routing.retry import Backoff
 
@@ -90,6 +91,8 @@ class RouterAccess:
             router._availability_zone or "" if RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING else ""
         )
         self._ids: dict[str, Any] = {}
+        self._send: Send | None = None
+        self._equipped: Any = None
         # What happened since the last `_flush`, one entry each: an increment of Serve's costs more
         # than a small frame, and counting a list at the end is done in C.
         self._calls: list[tuple[str, str]] = []
@@ -111,6 +114,7 @@ class RouterAccess:
 
         def update_config_and_tell(config: Any, curr_num_replicas: int) -> None:
             update_config(config, curr_num_replicas=curr_num_replicas)
+            self._equip_request_router()
             known = self._known_replicas()
             if known is not None:
                 on_change(self._replica_set(known))
@@ -120,6 +124,18 @@ class RouterAccess:
         known = self._known_replicas()
         if known is not None:
             on_change(self._replica_set(known))
+
+    def carry_requests(self, send: Send) -> None:
+        """Let by-value requests of ours, which Serve's own router places, go through `send`."""
+        self._send = send
+        self._equip_request_router()
+
+    def _equip_request_router(self) -> None:
+        request_router = self._router._request_router  # made when the configuration arrives
+        if request_router is None or self._send is None or self._equipped is request_router:
+            return
+        self._equipped = request_router
+        carry_requests(request_router, self._send, lambda info: bool(_facts(info).address))
 
     def _known_replicas(self) -> list[Any] | None:
         request_router = self._router._request_router

@@ -181,6 +181,12 @@ class Connection:
         return self.peer.has_room and self.takes_bytes
 
     @property
+    def is_open(self) -> bool:
+        """Whether a call may be sent that the replica is to decide on, full or not."""
+        session = self._session
+        return session is not None and session.state is SessionState.OPEN and self.takes_bytes
+
+    @property
     def takes_bytes(self) -> bool:
         """Whether what waits to be written leaves space for one more call."""
         session = self._session
@@ -210,6 +216,10 @@ class Connection:
         # The only call has no company to wait for; where there are more, more are to be expected.
         self._stream.kick(at_once=is_new and len(session.calls) == 1)
         return call_id
+
+    def was_read(self, call_id: int) -> bool:
+        """Whether the replica has read the request, and did not turn it away."""
+        return self._session is not None and self._session.was_read(call_id)
 
     def cancel(self, call_id: int) -> None:
         """Give a sent call up."""

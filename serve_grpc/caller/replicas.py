@@ -57,6 +57,10 @@ class Replicas:
             self._by_peer[connection.peer] = connection
         self._picker = Picker(self._by_peer, rng=self._rng, node_id=self._node_id, zone=self._zone)
 
+    def connection_to(self, replica_id: str) -> Connection | None:
+        """The connection to one of them."""
+        return self._connections.get(replica_id)
+
     def pick(self, model_id: str) -> Connection | None:
         """A connection that takes a call now, or None; opens sessions where there are none yet."""
         idle: list[Peer] = []

@@ -18,24 +18,18 @@ from typing import NamedTuple
 from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._generated.replica_pb2 import Error
-from serve_grpc._serve.exceptions import raisable_from_message
 from serve_grpc._serve.routers import ReplicaSet, RouterAccess
+from serve_grpc.caller import outcomes
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.fallback import NativeCall
+from serve_grpc.caller.placed import PlacedCalls
 from serve_grpc.caller.pool import pool_of
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.config import LOGGER_NAME, Settings
-from serve_grpc.deadlines import remaining_ms
-from serve_grpc.errors import (
-    DeadlineExceededError,
-    MessageTooLargeError,
-    ReplicaDiedError,
-    ServeGrpcError,
-)
-from serve_grpc.payload import Payload, joined
+from serve_grpc.errors import ServeGrpcError
+from serve_grpc.payload import Payload
 from serve_grpc.protocol.caller import CallEventKind
-from serve_grpc.protocol.status import error_from_message
 from serve_grpc.routing.retry import RetryBudget
 from serve_grpc.routing.row import Row
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
@@ -64,6 +58,8 @@ class Router:
         mailbox: How other threads reach this loop.
         is_ready: Whether the deployment's replicas and configuration are known.
         fallback_reason: Why calls go over Serve's own transport; None if they do not.
+        is_native: Whether Serve's own router places the calls: always where they go over its own
+            transport, and where the deployment has a request router of its own.
     """
 
     def __init__(self, access: RouterAccess, settings: Settings) -> None:
@@ -79,6 +75,8 @@ class Router:
         self._closed_reason: str | None = None
         self.is_ready = False
         self.fallback_reason: str | None = None
+        self.is_native = False
+        self._placed: PlacedCalls | None = None
         self._serve_watch: asyncio.TimerHandle | None = None
         self.loop = access.loop
         self.mailbox: Mailbox = mailbox_of(access.loop)
@@ -90,7 +88,9 @@ class Router:
     def _start(self) -> None:
         access = self._access
         self._replicas = Replicas(pool_of(), self, node_id=access.node_id, zone=access.zone)
-        self._access.subscribe(self._on_replicas)
+        self._placed = PlacedCalls(self._replicas, self.mailbox, self._settings)
+        access.subscribe(self._on_replicas)
+        access.carry_requests(self._placed.send)
 
     # ------------------------------------------------------------ the replica set
 
@@ -111,25 +111,22 @@ class Router:
             self.fallback_reason = None
             if not reachable:
                 self.fallback_reason = "has no serve_grpc endpoint"
-            elif self._access.has_custom_request_router:
-                self.fallback_reason = "has a request router of its own"
-            if self.fallback_reason is not None:
-                self._replicas.update(())
-                self._go_native()
-                return
-            if not was_ready:
+            self.is_native = not reachable or self._access.has_custom_request_router
+            if not was_ready and not self.is_native:
                 for call in self._row:
                     self._count(call)
                     self._access.on_routed(call.fields.envelope.route)
         self._replicas.update(reachable)
+        assert self._placed is not None
+        self._placed.on_replicas()
         self._pump()
 
     def _go_native(self) -> None:
         while (call := self._pop()) is not None:
             if call.native is not None:
-                call.place = NativeCall(call)
+                call.place = NativeCall(call, self._budget)
             else:  # it was on its way when the deployment was replaced by one without an endpoint
-                self._fail(call, ServeGrpcError("the deployment no longer has an endpoint"))
+                outcomes.fail(call, ServeGrpcError("the deployment no longer has an endpoint"))
 
     def _count(self, call: Call) -> None:
         """Count a call as Serve does; those that go over Serve's transport are counted there."""
@@ -148,11 +145,11 @@ class Router:
             self._end_cancelled(call)
             return
         if self._closed_reason is not None:
-            self._fail(call, ServeGrpcError(self._closed_reason))
+            outcomes.fail(call, ServeGrpcError(self._closed_reason))
             return
         if call.deadline_s is not None:
             self.watch_deadline(call)
-        if self.fallback_reason is not None:
+        if self.is_native:
             self._row.add(call)
             self._go_native()
             return
@@ -189,19 +186,10 @@ class Router:
         return self._replicas.pick(call.fields.multiplexed_model_id)
 
     def _send(self, call: Call, connection: Connection, *, is_new: bool = False) -> None:
-        if call.deadline_s is not None:
-            call.fields.timeout_ms = remaining_ms(call.deadline_s)
-            if call.fields.timeout_ms == 0:
-                self._expire(call)
-                return
-        size, limit = len(call.fields.payload), connection.peer_max_message_bytes
-        if size > limit:
-            self._fail(call, MessageTooLargeError(size, limit, "request"))
-            return
         try:
-            call_id = connection.send(call, is_new=is_new)
-        except ValueError as error:
-            self._fail(call, ServeGrpcError(f"the call cannot be sent: {error}"))
+            call_id = outcomes.send(call, connection, is_new=is_new)
+        except ServeGrpcError as error:
+            outcomes.fail(call, error)
             return
         call.place = _Place(self, connection, call_id)
         self._access.on_sent(connection.peer.facts.replica_id)
@@ -227,7 +215,7 @@ class Router:
     def _pump(self) -> None:
         """Send what waits to whoever has room."""
         self._has_returned = False
-        if self.fallback_reason is not None:
+        if self.is_native:
             self._go_native()
         while (call := self._row.head()) is not None:
             connection = self._pick(call)
@@ -239,9 +227,11 @@ class Router:
 
     def on_change(self, connection: Connection) -> None:
         """A replica has room again, or turned calls away, or was lost."""
+        if self._placed:
+            self._placed.on_change(connection)
         if not self._row:
             return
-        if self._has_returned or self.fallback_reason is not None:
+        if self._has_returned or self.is_native:
             self._pump()  # other replicas may have had room all the time
             return
         while connection.takes_calls and (call := self._pop()) is not None:
@@ -275,16 +265,15 @@ class Router:
         self._backoffs = 0
         if kind == _RESULT:
             call.succeed(payload)
-        elif kind == CallEventKind.ERROR:
-            assert error is not None
-            call.fail(_raisable(error, call.fields.request_id, replica_id))
-        elif kind == CallEventKind.TOO_LARGE:
-            limit = self._settings.max_message_bytes
-            too_large = MessageTooLargeError(int(joined(payload)), limit, "response")
-            too_large.replica_id, too_large.may_have_executed = replica_id, True
-            self._fail(call, too_large)
-        else:
-            call.succeed(payload)
+            return
+        outcomes.end_with_reply(
+            call,
+            kind,
+            payload,
+            error,
+            replica_id=replica_id,
+            max_message_bytes=self._settings.max_message_bytes,
+        )
 
     def on_rejected(self, calls: list[Call]) -> None:
         """The replica was full: the calls go back to where they stood in the row."""
@@ -295,8 +284,8 @@ class Router:
 
     def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
         """The session ended under a call: repeat it if that is safe."""
-        facts = call.place.connection.peer.facts
-        replica_id = self._take_off(call)
+        connection: Connection = call.place.connection
+        self._take_off(call)
         may_repeat = not may_have_started or (
             call.is_idempotent and not call.has_items and self._budget.try_spend(time.monotonic())
         )
@@ -304,14 +293,9 @@ class Router:
             self._has_returned = True
             self._enqueue(call)
             return
-        died = ReplicaDiedError(
-            f"replica {replica_id} was lost before the call ended ({reason}); "
-            + ("it may have started" if may_have_started else "it had not started"),
-            replica_id=replica_id,
-            may_have_executed=may_have_started,
-            actor_id=facts.actor_id or None,
+        outcomes.fail(
+            call, outcomes.replica_died(connection, reason, may_have_started=may_have_started)
         )
-        self._fail(call, died)
 
     def _take_off(self, call: Call) -> str:
         """Note that a call left its replica; returns the replica's id."""
@@ -320,10 +304,6 @@ class Router:
         replica_id = place.connection.peer.facts.replica_id
         self._access.on_finished(replica_id)
         return replica_id
-
-    def _fail(self, call: Call, error: ServeGrpcError) -> None:
-        error.request_id = call.fields.request_id
-        call.fail(error)
 
     # ------------------------------------------------------------ giving up
 
@@ -348,12 +328,7 @@ class Router:
         if isinstance(call.place, _Place):
             replica_id = call.place.connection.peer.facts.replica_id
         self._withdraw(call)
-        error = DeadlineExceededError(
-            "the deadline passed before the call ended",
-            replica_id=replica_id,
-            may_have_executed=was_sent,
-        )
-        self._fail(call, error)
+        outcomes.fail(call, outcomes.expired(replica_id, may_have_executed=was_sent))
 
     def _withdraw(self, call: Call) -> None:
         self._unqueue(call)
@@ -380,15 +355,11 @@ class Router:
         """Fail what waits and every later call; calls on their way go on."""
         self._closed_reason = reason
         while (call := self._pop()) is not None:
-            self._fail(call, ServeGrpcError(reason))
+            outcomes.fail(call, ServeGrpcError(reason))
+        if self._placed is not None:
+            self._placed.close(reason)
         if self._backoff_timer is not None:
             self._backoff_timer.cancel()
             self._backoff_timer = None
         if self._replicas is not None:
             self._replicas.update(())
-
-
-def _raisable(error: Error, request_id: str, replica_id: str) -> BaseException:
-    if error.code in (Error.USER_EXCEPTION, Error.CANCELLED):
-        return raisable_from_message(error, request_id=request_id)
-    return error_from_message(error, request_id=request_id, replica_id=replica_id)

@@ -83,6 +83,7 @@ class RequestFields:
     credit_items: int = 0
     credit_bytes: int = 0
     client: str = ""
+    reserved_slot: str = ""
 
 
 class CallEventKind(enum.IntEnum):
@@ -211,6 +212,8 @@ class CallerSession(Generic[CallT]):
             request.session_id = fields.session_id
         if fields.client:
             request.client = fields.client
+        if fields.reserved_slot:
+            request.reserved_slot = fields.reserved_slot
         self._requests_queued += 1
         self._queued[call_id] = self._requests_queued, outbox.pending_batch
         outbox.added(len(payload))
@@ -228,6 +231,11 @@ class CallerSession(Generic[CallT]):
             self.outbox.batch.templates.add(number=number, **envelope._asdict())
         self._last_template = envelope, number
         return number
+
+    def was_read(self, call_id: int) -> bool:
+        """Whether the replica has said that it read the request of a call that is still open."""
+        queued = self._queued.get(call_id)
+        return queued is not None and queued[0] <= self.requests_read
 
     def cancel(self, call_id: int) -> None:
         """Give a call up; no event of it will follow."""

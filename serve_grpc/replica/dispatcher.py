@@ -132,7 +132,14 @@ class ReplicaDispatcher:
     ) -> None:
         admitted = []
         for inbound in requests:
-            if not self._replica.try_admit():
+            reserved_slot = inbound.request.reserved_slot
+            if reserved_slot:
+                if not self._replica.try_claim(reserved_slot):
+                    text = f"no slot is reserved by the name {reserved_slot!r}"
+                    error = Error(code=Error.INVALID_REQUEST, message=text)
+                    stream.session.fail(inbound.id, error)
+                    continue
+            elif not self._replica.try_admit():
                 stream.session.reject(inbound.id)
                 self._turned_away[stream] = None
                 continue

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_grpc import handle as handle_module
 from serve_grpc.handle import DeploymentHandle, wrap
+from serve_grpc.handle_options import MAX_NAME_CHARACTERS
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_an_unknown_serializer_is_refused_with_the_list_of_names(
 @pytest.mark.parametrize("option", ["method_name", "multiplexed_model_id", "session_id"])
 def test_text_that_no_frame_can_carry_is_refused(handle: DeploymentHandle, option: str) -> None:
     with pytest.raises(ValueError, match=option):
-        handle.options(**{option: "x" * (handle_module.MAX_NAME_CHARACTERS + 1)})
+        handle.options(**{option: "x" * (MAX_NAME_CHARACTERS + 1)})
     # Half of a surrogate pair, as `json.loads` makes it of the text of a stranger.
     with pytest.raises(ValueError, match=option):
         handle.options(**{option: "\ud800"})

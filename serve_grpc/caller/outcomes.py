@@ -1,0 +1,100 @@
+"""What a call is told when it cannot be sent, when a reply arrives, and when its replica is lost.
+
+Shared by those who own calls: the router, and the calls that Serve's own router places.
+"""
+
+from __future__ import annotations
+
+from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._serve.exceptions import raisable_from_message
+from serve_grpc.caller.call import Call
+from serve_grpc.caller.connection import Connection
+from serve_grpc.deadlines import remaining_ms
+from serve_grpc.errors import (
+    DeadlineExceededError,
+    MessageTooLargeError,
+    ReplicaDiedError,
+    ServeGrpcError,
+)
+from serve_grpc.payload import Payload, joined
+from serve_grpc.protocol.caller import CallEventKind
+from serve_grpc.protocol.status import error_from_message
+
+__all__ = ["end_with_reply", "expired", "fail", "replica_died", "send"]
+
+
+def fail(call: Call, error: ServeGrpcError) -> None:
+    """End the call with an error of ours."""
+    error.request_id = call.fields.request_id
+    call.fail(error)
+
+
+def send(call: Call, connection: Connection, *, is_new: bool = False) -> int:
+    """Queue a call on a connection that takes it; returns its id there.
+
+    Raises:
+        ServeGrpcError: It cannot be sent, to no replica: its deadline passed, it is too large, or
+            a text of it is not valid. Nothing was queued.
+    """
+    fields = call.fields
+    if call.deadline_s is not None:
+        fields.timeout_ms = remaining_ms(call.deadline_s)
+        if fields.timeout_ms == 0:
+            raise expired("", may_have_executed=False)
+    size, limit = len(fields.payload), connection.peer_max_message_bytes
+    if size > limit:
+        raise MessageTooLargeError(size, limit, "request")
+    try:
+        return connection.send(call, is_new=is_new)
+    except ValueError as error:
+        raise ServeGrpcError(f"the call cannot be sent: {error}") from error
+
+
+def end_with_reply(
+    call: Call,
+    kind: int,
+    payload: Payload,
+    error: Error | None,
+    *,
+    replica_id: str,
+    max_message_bytes: int,
+) -> None:
+    """End the call as the last event of it says."""
+    if kind == CallEventKind.ERROR:
+        assert error is not None
+        call.fail(_raisable(error, call.fields.request_id, replica_id))
+    elif kind == CallEventKind.TOO_LARGE:
+        too_large = MessageTooLargeError(int(joined(payload)), max_message_bytes, "response")
+        too_large.replica_id, too_large.may_have_executed = replica_id, True
+        fail(call, too_large)
+    else:
+        call.succeed(payload)
+
+
+def _raisable(error: Error, request_id: str, replica_id: str) -> BaseException:
+    if error.code in (Error.USER_EXCEPTION, Error.CANCELLED):
+        return raisable_from_message(error, request_id=request_id)
+    return error_from_message(error, request_id=request_id, replica_id=replica_id)
+
+
+def expired(replica_id: str, *, may_have_executed: bool) -> DeadlineExceededError:
+    """The deadline passed; `replica_id` is "" for a call that was on none."""
+    return DeadlineExceededError(
+        "the deadline passed before the call ended",
+        replica_id=replica_id,
+        may_have_executed=may_have_executed,
+    )
+
+
+def replica_died(
+    connection: Connection, reason: str, *, may_have_started: bool
+) -> ReplicaDiedError:
+    """The session ended under the call."""
+    facts = connection.peer.facts
+    return ReplicaDiedError(
+        f"replica {facts.replica_id} was lost before the call ended ({reason}); "
+        + ("it may have started" if may_have_started else "it had not started"),
+        replica_id=facts.replica_id,
+        may_have_executed=may_have_started,
+        actor_id=facts.actor_id or None,
+    )

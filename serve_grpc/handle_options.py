@@ -1,0 +1,47 @@
+"""What the values of `handle.options(...)` must look like; wrong ones fail there, not in a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve_grpc.protocol.status import valid_text
+from serve_grpc.serialization import get_serializer
+
+__all__ = ["MAX_NAME_CHARACTERS", "MAX_TIMEOUT_S", "check_options"]
+
+MAX_NAME_CHARACTERS = 4_096
+"""Of a method, model or session; they travel in frames, which are small."""
+MAX_TIMEOUT_S = 4_000_000
+"""46 days: what fits into the wire's 32 bits of milliseconds."""
+_TEXT_OPTIONS = ("method_name", "multiplexed_model_id", "session_id")
+_FLAG_OPTIONS = ("stream", "_prefer_local_routing", "_by_reference", "idempotent")
+
+
+def check_options(given: dict[str, Any]) -> None:
+    """Check the options that were given, by name; serializers are replaced by their names.
+
+    Raises:
+        TypeError: A value of the wrong type.
+        ValueError: An unknown serializer, a text that is too long or no valid unicode, or a timeout
+            that is not positive.
+    """
+    for name in _TEXT_OPTIONS:
+        if name in given and not isinstance(given[name], str):
+            raise TypeError(f"{name} must be a str, got {type(given[name]).__name__}")
+        text = given.get(name, "")
+        if len(text) > MAX_NAME_CHARACTERS or text != valid_text(text):
+            raise ValueError(
+                f"{name} must be valid unicode of at most {MAX_NAME_CHARACTERS} characters"
+            )
+    for name in _FLAG_OPTIONS:
+        if name in given and not isinstance(given[name], bool):
+            raise TypeError(f"{name} must be a bool, got {type(given[name]).__name__}")
+    for name in ("request_serialization", "response_serialization"):
+        if name in given:
+            given[name] = get_serializer(given[name]).name
+    timeout_s = given.get("timeout_s")
+    if timeout_s is not None:
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)):
+            raise TypeError(f"timeout_s must be a number, got {type(timeout_s).__name__}")
+        if not 0 < timeout_s <= MAX_TIMEOUT_S:
+            raise ValueError(f"timeout_s must be above 0 and at most {MAX_TIMEOUT_S}")
