@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import ray
@@ -25,6 +26,7 @@ from serve_grpc._serve.requests import (
 )
 from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.context import CallWithContext
 from serve_grpc.caller.registry import router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
@@ -193,7 +195,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         return ByValueResponse(call)
 
     def _new_call(self, router: Router, deadline_s: float | None) -> Call:
-        request_id, parent_id, route, app_name, client = current_request()
+        request_id, parent_id, route, app_name, client, grpc_context = current_request()
         options = self.handle_options
         place = route, app_name
         envelope = self._envelopes.get(place)
@@ -216,7 +218,15 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             credit_bytes=settings.stream_window_bytes,
             client=client,
         )
-        call = Call(
+        new_call: Callable[..., Call] = Call
+        if (grpc_context is not None or router.is_tracing) and not router.is_native:
+            new_call = functools.partial(
+                CallWithContext,
+                deployment_name=self.deployment_name,
+                app_name=self.app_name,
+                grpc_context=grpc_context,
+            )
+        call = new_call(
             fields,
             owner=router,
             mailbox=router.mailbox,

@@ -90,7 +90,7 @@ class Template(_message.Message):
     def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request_serializer: _Optional[str] = ..., response_serializer: _Optional[str] = ..., stream: bool = ..., route: _Optional[str] = ..., app_name: _Optional[str] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client", "reserved_slot")
+    __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client", "reserved_slot", "context")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class Request(_message.Message):
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     RESERVED_SLOT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     id: int
     template: int
     request_id: str
@@ -113,7 +114,32 @@ class Request(_message.Message):
     credit_bytes: int
     client: str
     reserved_slot: str
-    def __init__(self, id: _Optional[int] = ..., template: _Optional[int] = ..., request_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., credit_items: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., client: _Optional[str] = ..., reserved_slot: _Optional[str] = ...) -> None: ...
+    context: RequestContext
+    def __init__(self, id: _Optional[int] = ..., template: _Optional[int] = ..., request_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., credit_items: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., client: _Optional[str] = ..., reserved_slot: _Optional[str] = ..., context: _Optional[_Union[RequestContext, _Mapping]] = ...) -> None: ...
+
+class RequestContext(_message.Message):
+    __slots__ = ("trace", "ray_trace", "grpc_context")
+    class TraceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class RayTraceEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    TRACE_FIELD_NUMBER: _ClassVar[int]
+    RAY_TRACE_FIELD_NUMBER: _ClassVar[int]
+    GRPC_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    trace: _containers.ScalarMap[str, str]
+    ray_trace: _containers.ScalarMap[str, str]
+    grpc_context: bytes
+    def __init__(self, trace: _Optional[_Mapping[str, str]] = ..., ray_trace: _Optional[_Mapping[str, str]] = ..., grpc_context: _Optional[bytes] = ...) -> None: ...
 
 class Fragment(_message.Message):
     __slots__ = ("id", "data")

@@ -6,6 +6,7 @@
     handles.py    a handle's default marker and flag
     requests.py   request context, parents and children of a request
     replicas.py   the replica this process runs: admission, metrics, user's methods
+    tracing.py    Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
     access_log.py Serve's access log lines, written in bulk
     exceptions.py the user's exception as Ray presents it
     scanning.py   handles and applications among constructor arguments
@@ -27,6 +28,8 @@ Private names in use. The tests run on Ray 2.60; the names were looked up in 2.5
 | `Replica._semaphore` and its `_value`, `._reserved_slots`, `._metrics_manager`, `._event_loop`, `._user_callable_wrapper`, `._quiescing`, `._shutting_down`, `.perform_graceful_shutdown` (wrapped on the instance), `._replica_id`, `._deployment_id`, `._ingress`, `._access_log_context`, `.get_num_ongoing_requests` | admission, accounting, shutdown |
 | `UserCallableWrapper.get_user_method_info`, `._call_func_or_gen`, `._run_sync_methods_in_threadpool`, `.event_loop` | Serve's rules of execution |
 | `context._serve_request_context`, `_RequestContext`, `_in_flight_requests`, `_requests_pending_assignment` | request context, cancelling children |
+| `tracing_utils.is_tracing_enabled`, `get_tracer`, `get_trace_context`, `set_trace_context`, `detach_trace_context`, `create_propagated_context`, `extract_propagated_context`, `TraceContextManager` and its `span`, `SpanKind`, `SpanAttributes`, `set_span_in_context`, `common.RequestProtocol` | Serve's spans |
+| `ray.util.tracing.tracing_helper._is_tracing_enabled`, `_DictPropagator` | Ray's trace context |
 | `logging_utils.ServeFormatter`, `access_log_msg`, the filters of `configure_component_logger` | access log |
 | `internal_kv._internal_kv_put`, `_internal_kv_get`, `_raylet.AuthenticationTokenLoader` | the cluster's secret |
 """

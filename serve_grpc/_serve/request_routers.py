@@ -18,6 +18,7 @@ from ray.serve._private.common import ReplicaQueueLengthInfo, RequestMetadata
 from ray.serve._private.replica_result import ReplicaResult
 from ray.serve._private.request_router.replica_wrapper import ReplicaWrapper, gRPCReplicaWrapper
 
+from serve_grpc._serve.tracing import context_of_metadata
 from serve_grpc.errors import ObjectRefNotSupportedError
 from serve_grpc.protocol.caller import Envelope, RequestFields
 
@@ -170,6 +171,7 @@ def _fields_of(metadata: Any) -> RequestFields:
         session_id=metadata.session_id,
         client=metadata._client,
         reserved_slot=metadata._reserved_slot_token or "",
+        context=context_of_metadata(metadata),
     )
 
 

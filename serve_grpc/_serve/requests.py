@@ -30,21 +30,23 @@ class Cancellable(Protocol):
         """Cancel it."""
 
 
-def current_request() -> tuple[str, str, str, str, str]:
+def current_request() -> tuple[str, str, str, str, str, Any]:
     """What a call inherits from the request that makes it; empty strings outside of one.
 
     Returns:
-        Request id, internal request id, route, application name, client address.
+        Request id, internal request id, route, application name, client address, and the context
+        of the gRPC request that came in through an ingress, or None.
     """
     context: Any = serve_context._serve_request_context.get()
     if context is None:
-        return "", "", "", "", ""
+        return "", "", "", "", "", None
     return (
         context.request_id,
         context._internal_request_id,
         context.route,
         context.app_name,
         context._client,
+        context.grpc_context,
     )
 
 

@@ -19,6 +19,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.routers import ReplicaSet, RouterAccess
+from serve_grpc._serve.tracing import is_tracing
 from serve_grpc.caller import outcomes
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
@@ -57,6 +58,7 @@ class Router:
     Attributes:
         mailbox: How other threads reach this loop.
         is_ready: Whether the deployment's replicas and configuration are known.
+        is_tracing: Whether this process traces.
         fallback_reason: Why calls go over Serve's own transport; None if they do not.
         is_native: Whether Serve's own router places the calls: always where they go over its own
             transport, and where the deployment has a request router of its own.
@@ -74,6 +76,7 @@ class Router:
         self._has_returned = False  # calls stand in the row again that were on a replica
         self._closed_reason: str | None = None
         self.is_ready = False
+        self.is_tracing = is_tracing()
         self.fallback_reason: str | None = None
         self.is_native = False
         self._placed: PlacedCalls | None = None

@@ -23,7 +23,7 @@ from serve_grpc._generated.replica_pb2 import (
 )
 from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol import handshake
-from serve_grpc.protocol.envelope import Envelope
+from serve_grpc.protocol.envelope import Envelope, RequestFields
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.wire import (
@@ -68,22 +68,6 @@ class HandshakeRefused(Exception):
         name = Refusal.Reason.Name(reason) if reason in known else f"reason {reason}"
         super().__init__(f"{name}: {message}")
         self.reason = reason
-
-
-@dataclass(slots=True)
-class RequestFields:
-    """What one request says beside its envelope."""
-
-    envelope: Envelope
-    payload: Payload
-    request_id: str
-    timeout_ms: int = 0
-    multiplexed_model_id: str = ""
-    session_id: str = ""
-    credit_items: int = 0
-    credit_bytes: int = 0
-    client: str = ""
-    reserved_slot: str = ""
 
 
 class CallEventKind(enum.IntEnum):
@@ -214,9 +198,13 @@ class CallerSession(Generic[CallT]):
             request.client = fields.client
         if fields.reserved_slot:
             request.reserved_slot = fields.reserved_slot
+        size = len(payload)
+        if fields.context is not None:
+            request.context.CopyFrom(fields.context)
+            size += fields.context.ByteSize()
         self._requests_queued += 1
         self._queued[call_id] = self._requests_queued, outbox.pending_batch
-        outbox.added(len(payload))
+        outbox.added(size)
 
     def _template(self, envelope: Envelope) -> int:
         number = self._templates.get(envelope)

@@ -6,9 +6,13 @@ this tuple of plain values: reading a field of a generated message makes a new s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Envelope"]
+from serve_grpc._generated.replica_pb2 import RequestContext
+from serve_grpc.payload import Payload
+
+__all__ = ["Envelope", "RequestFields"]
 
 
 class Envelope(NamedTuple):
@@ -20,3 +24,20 @@ class Envelope(NamedTuple):
     stream: bool
     route: str
     app_name: str
+
+
+@dataclass(slots=True)
+class RequestFields:
+    """What one request says beside its envelope."""
+
+    envelope: Envelope
+    payload: Payload
+    request_id: str
+    timeout_ms: int = 0
+    multiplexed_model_id: str = ""
+    session_id: str = ""
+    credit_items: int = 0
+    credit_bytes: int = 0
+    client: str = ""
+    reserved_slot: str = ""
+    context: RequestContext | None = None

@@ -13,9 +13,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from serve_grpc._generated.replica_pb2 import Error, Reply
+from serve_grpc._generated.replica_pb2 import Error, Reply, RequestContext
 from serve_grpc._serve.replicas import ReplicaAccess
 from serve_grpc._serve.requests import generate_request_id
+from serve_grpc._serve.tracing import Scope, is_tracing
 from serve_grpc.config import Settings
 from serve_grpc.errors import MessageTooLargeError
 from serve_grpc.payload import Payload, joined
@@ -91,6 +92,7 @@ class ReplicaDispatcher:
         self._sinks: dict[SessionStream, _SessionSink] = {}
         self._plain_sinks: dict[PlainCall, _PlainSink] = {}
         self._turned_away: OrderedDict[SessionStream, None] = OrderedDict()
+        self._is_tracing = is_tracing()
         replica.on_slot_released(self._on_slot_released)
 
     def __repr__(self) -> str:
@@ -144,6 +146,8 @@ class ReplicaDispatcher:
                 self._turned_away[stream] = None
                 continue
             invocation = _from_session(sink, inbound)
+            if self._is_tracing or inbound.request.HasField("context"):
+                invocation.scope = Scope(inbound.request.context)
             sink.running[inbound.id] = invocation
             admitted.append(invocation)
         if admitted:
@@ -185,6 +189,8 @@ class ReplicaDispatcher:
         credit = self._settings.stream_window_items, self._settings.stream_window_bytes
         sink = _PlainSink(call)
         invocation = sink.running = _from_plain_call(sink, call, credit)
+        if self._is_tracing:
+            invocation.scope = Scope(RequestContext(trace=call.trace))
         self._plain_sinks[call] = sink
         call.on_taken = lambda size: self._to_user.run(self._executor.grant, invocation, 1, size)
         self._to_user.run(self._executor.submit, [invocation])

@@ -21,6 +21,7 @@ from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import message_from_exception
 from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
 from serve_grpc._serve.requests import cancel_children, enter_request
+from serve_grpc._serve.tracing import Scope
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.deadlines import set_current_deadline
 from serve_grpc.errors import (
@@ -111,7 +112,6 @@ class Executor:
             self._outputs.on_outcome(invocation, _cancelled(0.0))
             return
         invocation.is_running = True
-        self._enter_context(invocation)
         expiry: asyncio.TimerHandle | None = None
         if invocation.deadline_s is not None:
             expiry = asyncio.get_running_loop().call_later(
@@ -120,35 +120,48 @@ class Executor:
                 invocation,
                 CancelReason.DEADLINE,
             )
+        scope = invocation.scope
         started = time.perf_counter()
         try:
+            self._enter_context(invocation, scope)
             payload = await self._execute(invocation)
             outcome = Outcome(payload, latency_ms=(time.perf_counter() - started) * 1000)
         except BaseException as error:
             # SystemExit and KeyboardInterrupt of a handler fail its call, not the replica.
             outcome = self._failed(invocation, error, (time.perf_counter() - started) * 1000)
+            if scope is not None:
+                scope.fail(error)
         if expiry is not None:
             expiry.cancel()
         invocation.is_over = True
         self._outputs.on_outcome(invocation, outcome)
+        if scope is not None:
+            scope.leave()
 
-    def _enter_context(self, invocation: Invocation) -> None:
+    def _enter_context(self, invocation: Invocation, scope: Scope | None) -> None:
         set_current_deadline(invocation.deadline_s)
-        enter_request(
-            {
-                "route": invocation.route,
-                "request_id": invocation.request_id,
-                "_internal_request_id": invocation.internal_request_id,
-                "app_name": self._replica.app_name,
-                "multiplexed_model_id": invocation.multiplexed_model_id,
-                "session_id": invocation.session_id,
-                "grpc_context": None,
-                "is_http_request": False,
-                "cancel_on_parent_request_cancel": True,
-                "_client": invocation.client,
-                "_ray_trace_ctx": None,
-            }
-        )
+        fields = {
+            "route": invocation.route,
+            "request_id": invocation.request_id,
+            "_internal_request_id": invocation.internal_request_id,
+            "app_name": self._replica.app_name,
+            "multiplexed_model_id": invocation.multiplexed_model_id,
+            "session_id": invocation.session_id,
+            "grpc_context": None,
+            "is_http_request": False,
+            "cancel_on_parent_request_cancel": True,
+            "_client": invocation.client,
+            "_ray_trace_ctx": None,
+        }
+        if scope is not None:
+            scope.enter(
+                fields,
+                replica_id=self._replica.replica_id,
+                deployment_name=self._replica.deployment_name,
+                call_method=invocation.method,
+                is_streaming=invocation.is_stream,
+            )
+        enter_request(fields)
 
     async def _execute(self, invocation: Invocation) -> Payload:
         if invocation.deadline_s is not None and invocation.deadline_s <= time.monotonic():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._serve.tracing import Scope
 from serve_grpc.payload import Payload
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 
@@ -39,6 +40,7 @@ class Invocation:
     From `gate` on the fields belong to the user's loop; the rest is not changed once set.
 
     Attributes:
+        scope: Trace and other context that it carried; None without, where nothing is traced.
         has_started: Whether the user's code was called.
         is_running: Whether the task has begun, so that cancelling it reaches its code.
         is_over: Whether its outcome was given.
@@ -59,6 +61,7 @@ class Invocation:
     client: str = ""
     deadline_s: float | None = None
     credit: tuple[int, int] = (0, 0)
+    scope: Scope | None = None
     gate: LoopGate | ThreadGate | None = None
     task: asyncio.Task[None] | None = None
     has_started: bool = False

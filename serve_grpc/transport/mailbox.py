@@ -7,6 +7,7 @@ paying it once for all frames of a message keeps a hop between threads affordabl
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import weakref
 from collections import deque
@@ -64,7 +65,9 @@ class Mailbox:
         if not self._is_scheduled:
             self._is_scheduled = True
             try:
-                self.loop.call_soon_threadsafe(self._drain)
+                # The items are of many requests. In the context of whoever happens to come first,
+                # tasks that they start would see its variables: its trace, and the user's own.
+                self.loop.call_soon_threadsafe(self._drain, context=contextvars.Context())
             except RuntimeError:
                 self._is_scheduled = False
                 self._items.clear()

@@ -33,6 +33,7 @@ __all__ = ["Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
 AUTHORIZATION_KEY = "authorization"
 ERROR_KEY = "serve-grpc-error-bin"
+TRACE_KEYS = ("traceparent", "tracestate")
 HANDSHAKE_TIMEOUT_S = 10.0
 MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
 """A session whose caller does not read its replies gets no further request read."""
@@ -128,12 +129,24 @@ class SessionStream:
 
 
 class PlainCall:
-    """One request through `Call` or `CallStream`."""
+    """One request through `Call` or `CallStream`.
 
-    def __init__(self, request: CallRequest, *, is_stream: bool, timeout_s: float | None) -> None:
+    Attributes:
+        trace: W3C trace context of the caller's span, as its metadata had it.
+    """
+
+    def __init__(
+        self,
+        request: CallRequest,
+        *,
+        is_stream: bool,
+        timeout_s: float | None,
+        trace: dict[str, str],
+    ) -> None:
         self.request = request
         self.is_stream = is_stream
         self.timeout_s = timeout_s
+        self.trace = trace
         self._outputs: asyncio.Queue[bytes | Error | None] = asyncio.Queue()
         self.on_taken: Callable[[int], None] | None = None
         """Called with the size of each item that was written, to grant the producer more."""
@@ -302,7 +315,8 @@ class ReplicaServer:
         except DecodeError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a CallRequest: {error}")
         remaining = context.time_remaining()
-        call = PlainCall(request, is_stream=is_stream, timeout_s=remaining)
+        trace = {k: v for k, v in metadata or () if k in TRACE_KEYS and isinstance(v, str)}
+        call = PlainCall(request, is_stream=is_stream, timeout_s=remaining, trace=trace)
         self._dispatcher.on_plain_call(call)
         return call
 

@@ -118,7 +118,7 @@ class _Loop:
     def __init__(self) -> None:
         self.scheduled: list[Run] = []
 
-    def call_soon_threadsafe(self, function: Run) -> None:
+    def call_soon_threadsafe(self, function: Run, **_: Any) -> None:
         self.scheduled.append(function)
 
 

@@ -24,6 +24,12 @@ _TEXT = st.text(max_size=8)
 _BYTES = st.binary(max_size=40)
 
 
+def _content_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return st.dictionaries(*map(_value_of, field.message_type.fields), max_size=4)
+    return st.lists(_value_of(field), max_size=4) if field.is_repeated else _value_of(field)
+
+
 def _value_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     if field.message_type is not None:
         return messages(field.message_type._concrete_class)
@@ -34,12 +40,7 @@ def _value_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 def messages(kind: type[Message]) -> st.SearchStrategy[Any]:
     """Messages of `kind` with any of their fields set to anything."""
-    fields = {
-        field.name: st.lists(_value_of(field), max_size=4)
-        if field.is_repeated
-        else _value_of(field)
-        for field in kind.DESCRIPTOR.fields
-    }
+    fields = {field.name: _content_of(field) for field in kind.DESCRIPTOR.fields}
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: kind(**values))
 
 

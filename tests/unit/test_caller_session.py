@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from serve_grpc._generated.replica_pb2 import CallerBatch, Error, ReplicaBatch, Reply
+from serve_grpc._generated.replica_pb2 import (
+    CallerBatch,
+    Error,
+    ReplicaBatch,
+    Reply,
+    RequestContext,
+)
 from serve_grpc.payload import joined
 from serve_grpc.protocol import caller as caller_module
 from serve_grpc.protocol import replica as replica_module
@@ -63,6 +69,26 @@ def test_a_large_request_before_a_small_one_reaches_the_replica_with_it() -> Non
     arrived = [inbound.request.request_id for a in arrivals for inbound in a.requests]
     assert sorted(arrived) == ["large", "large again", "small"]
     assert len(replica.ongoing_ids) == 3
+
+
+@pytest.mark.parametrize("payload", [b"", BIG], ids=["small", "large"])
+def test_a_request_carries_a_context_where_there_is_one(payload: bytes) -> None:
+    caller, replica = open_pair()
+    context = RequestContext(trace={"traceparent": "00"}, ray_trace={"b": "c"}, grpc_context=b"g")
+    caller.request("with", fields(payload, context=context))
+    caller.request("without", fields(payload))
+    arrivals = drain_into(caller.outbox, replica.receive)
+    first, second = (inbound.request for arrival in arrivals for inbound in arrival.requests)
+    assert first.context == context
+    assert not second.HasField("context")
+
+
+def test_the_size_of_contexts_counts_for_the_size_of_a_message() -> None:
+    caller, replica = open_pair()
+    context = RequestContext(grpc_context=b"g" * wire.BATCH_BYTES)
+    for number in range(3):
+        caller.request(number, fields(context=context))
+    assert len(drain_into(caller.outbox, replica.receive)) == 3
 
 
 @pytest.mark.parametrize("payload", [b"", BIG], ids=["small", "large"])

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._generated.replica_pb2 import Error, RequestContext
 from serve_grpc._serve.replicas import UserMethod
+from serve_grpc._serve.tracing import Scope
 from serve_grpc.replica import executor as executor_module
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
@@ -22,7 +23,7 @@ DUMPS = get_serializer("pickle")
 class OneMethod:
     """What the executor needs of a replica, for one coroutine function."""
 
-    app_name, deployment_name = "app", "deployment"
+    app_name, deployment_name, replica_id = "app", "deployment", "replica"
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.user_loop = asyncio.get_running_loop()
@@ -138,6 +139,24 @@ def test_a_deadline_ends_the_code_and_says_that_it_ran() -> None:
     assert outcome.error is not None
     assert (outcome.error.code, outcome.error.may_have_executed) == (Error.DEADLINE_EXCEEDED, True)
     assert cancelled == [True]
+
+
+def test_a_context_that_cannot_be_read_fails_its_call() -> None:
+    async def never() -> None:
+        raise AssertionError("it ran")
+
+    async def run() -> Outcomes:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(never)
+        one = invocation(1)
+        one.scope = Scope(RequestContext(grpc_context=b"no pickle"))
+        Executor(replica, outcomes, 10**6).submit([one])
+        await settle(outcomes, 1)
+        return outcomes
+
+    (outcome,) = asyncio.run(run()).by_id[1]
+    assert outcome.error is not None
+    assert (outcome.error.code, outcome.error.may_have_executed) == (Error.SERIALIZATION, False)
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -184,3 +185,13 @@ def test_two_loops_have_two_mailboxes(loop: CountingLoop) -> None:
     other = CountingLoop()
     assert mailbox_of(other) is not mailbox_of(loop)
     other.close()
+
+
+def test_a_function_does_not_see_the_context_of_whoever_posted_first(loop: CountingLoop) -> None:
+    mailbox, seen = Mailbox(loop), []
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
+    own = contextvars.copy_context()
+    own.run(variable.set, "of one request")
+    own.run(mailbox.post, lambda: seen.append(variable.get()))
+    loop.run_what_is_due()
+    assert seen == [""]
