@@ -7,12 +7,15 @@ proxy reads is tried by `driver_scripts/traced_ingress.py`.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import serve_grpc
+from serve_grpc._generated.replica_pb2 import CallRequest
+from tests.peer.plain_client import CALL, PlainClient
 from tests.ray.apps.traced import TRACING, Front, Leaf
 from tests.ray.compat.behaviours import BY_REFERENCE, behaviour
 from tests.ray.scripts import run_script
@@ -149,6 +152,32 @@ def test_the_span_of_a_cancelled_call_says_so(transport, app, key):
     trace, _ = app.front.cancel.remote(transport.name, key).result(timeout_s=30)
     _, leaf = app.trace(trace, spans=2, having="Leaf forever")
     assert leaf["errors"] == ["asyncio.exceptions.CancelledError"]
+
+
+@behaviour("Observability", "Requests that run at the same time stay in their own traces")
+def test_traces_do_not_mix(transport, app):
+    calls = [app.front.call.remote(transport.name, "in_thread") for _ in range(30)]
+    traces = [call.result(timeout_s=60)[0] for call in calls]
+    assert len(set(traces)) == 30
+    for trace in traces[::10]:
+        assert len(app.trace(trace, spans=4)) == 4
+
+
+def test_a_call_through_the_plain_door_joins_its_callers_trace(app):
+    from serve_grpc._serve.cluster import cluster_secret
+
+    app.leaf.options(_by_reference=False).remote().result(timeout_s=20)  # knows the replica now
+    router = app.leaf._router._asyncio_router._request_router
+    (info,) = [replica._replica_info for replica in router.curr_replicas.values()]
+    address = info.replica_metadata["serve_grpc"]["address"]
+    client = PlainClient(address, info.replica_id.unique_id, cluster_secret())
+    trace, parent = secrets.token_hex(16), secrets.token_hex(8)
+    request = CallRequest(payload=b"[[], {}]", request_serializer="orjson")
+    metadata = client.proof(CALL, request.SerializeToString())
+    client.call(request, metadata=(*metadata, ("traceparent", f"00-{trace}-{parent}-01")))
+    client.close()
+    (span,) = app.trace(trace, spans=1)
+    assert (span["name"], span["parent"]) == ("replica_handle_request Leaf __call__", parent)
 
 
 @behaviour("Observability", "A handler's request context has the trace context of the call to it")
