@@ -28,6 +28,8 @@ __all__ = ["Connection", "ConnectionOwner"]
 logger = logging.getLogger(LOGGER_NAME)
 
 CONNECT_TIMEOUT_S = 10.0
+PREFERRED_WAIT_S = 1.0
+"""Calls that prefer a replica wait this long for its first session before they go elsewhere."""
 RECONNECT_S = (0.1, 2.0)
 WARN_AFTER_FAILURES = (3, 30, 300)
 IDLE_PING_INTERVALS = 5
@@ -87,6 +89,9 @@ class Connection:
         if self.peer.state is not PeerState.IDLE or self._is_retired:
             return
         self.peer.state = PeerState.CONNECTING
+        self._connect()
+
+    def _connect(self) -> None:
         if self._secret.done():
             self._open(self._secret)
         else:
@@ -111,8 +116,14 @@ class Connection:
             on_message=self._on_message,
             on_closed=self._on_closed,
         )
-        self._set_timer(CONNECT_TIMEOUT_S, self._stream.cancel)
+        self._set_timer(min(PREFERRED_WAIT_S, CONNECT_TIMEOUT_S), self._on_slow)
         self._stream.start()
+
+    def _on_slow(self) -> None:
+        assert self._stream is not None
+        self.peer.state = PeerState.LOST
+        self._set_timer(CONNECT_TIMEOUT_S - PREFERRED_WAIT_S, self._stream.cancel)
+        self._tell()
 
     def _set_timer(self, delay_s: float, callback: object) -> None:
         if self._timer is not None:
@@ -170,8 +181,7 @@ class Connection:
 
     def _try_again(self) -> None:
         if self.peer.state is PeerState.LOST:
-            self.peer.state = PeerState.IDLE
-            self.connect()
+            self._connect()
 
     # ------------------------------------------------------------ calls
 

@@ -24,6 +24,10 @@ class Replicas:
         pool: Where connections come from and go back to.
         owner: Who sends calls over them.
         node_id, zone: Of this caller, where it prefers replicas close by; else "".
+
+    Attributes:
+        is_opening: Whether the last pick failed while sessions were about to open, so that others
+            may have room that the call does not prefer.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Replicas:
         self._connections: dict[str, Connection] = {}
         self._by_peer: dict[Peer, Connection] = {}
         self._picker = Picker((), rng=self._rng)
+        self.is_opening = False
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -68,6 +73,7 @@ class Replicas:
         for unconnected in idle:
             self._by_peer[unconnected].connect()
         if peer is None:
+            self.is_opening = bool(idle)
             return None
         connection = self._by_peer[peer]
         return connection if connection.takes_bytes else None

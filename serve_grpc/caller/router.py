@@ -4,7 +4,8 @@ Lives on the loop of Serve's own router, where the control plane's news arrive. 
 in one row, first come, first served; they move when one of our calls ends, a replica that turned us
 away calls back, or the replica set changes. Only where none of that can happen does a timer, with
 Serve's backoff, look again. Invariants: a call is in the row, on a connection, or done; while calls
-wait, no replica has room, so news of one replica concern that one alone.
+wait, no replica has room, so news of one replica concern that one alone. (Calls that came back, or
+wait for a replica they prefer to open its first session, are the exception: all are looked at.)
 """
 
 from __future__ import annotations
@@ -234,7 +235,8 @@ class Router:
             self._placed.on_change(connection)
         if not self._row:
             return
-        if self._has_returned or self.is_native:
+        assert self._replicas is not None
+        if self._has_returned or self._replicas.is_opening or self.is_native:
             self._pump()  # other replicas may have had room all the time
             return
         while connection.takes_calls and (call := self._pop()) is not None:

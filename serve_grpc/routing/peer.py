@@ -18,11 +18,12 @@ class PeerState(enum.Enum):
     IDLE = "idle"
     """No session was needed yet."""
     CONNECTING = "connecting"
+    """Its first session is about to open; calls that prefer this replica wait for it."""
     READY = "ready"
     SUSPECT = "suspect"
     """Silent for longer than the heartbeat allows; its calls go on, new ones go elsewhere."""
     LOST = "lost"
-    """The session failed; a new one is tried after a pause."""
+    """The session failed, or takes long to open; it is tried again and again."""
     GONE = "gone"
     """Draining, or no longer in the control plane's set."""
 

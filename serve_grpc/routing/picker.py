@@ -2,7 +2,8 @@
 
 The load is what replicas put on their replies, so no probe is sent. Preferences (the model that
 is loaded, the same node, the same zone) form tiers that are tried in order, as Ray Serve's own
-request router does; only a tier without room sends the call to the next one.
+request router does; only a tier without room sends the call to the next one. A tier whose replicas
+are about to open their first sessions is not without room: the call waits for them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ __all__ = ["Picker"]
 PAIRS = 4
 """Pairs that are tried before everyone is looked at; with half of the replicas full, one pick in
 256 comes to that."""
+OPENING = (PeerState.IDLE, PeerState.CONNECTING)
 
 
 class Picker:
@@ -56,12 +58,16 @@ class Picker:
         Args:
             model_id: Multiplexed model the call wants, "" for none.
             idle: Peers that were considered but have no session yet are added here, some of them
-                twice, for the owner to connect.
+                twice, for the owner to connect; so are those that the call should wait for.
         """
         for tier in self._model_tiers(model_id) if model_id else self._tiers:
             peer = self._pick_in(tier, idle)
             if peer is not None:
                 return peer
+            opening = [peer for peer in tier if peer.state in OPENING]
+            if opening and tier is not self.peers:
+                idle += opening
+                return None
         return None
 
     def _model_tiers(self, model_id: str) -> tuple[Sequence[Peer], ...]:

@@ -125,6 +125,23 @@ def test_silent_server_is_given_up_after_the_connect_timeout(monkeypatch):
     asyncio.run(main())
 
 
+def test_slow_server_is_not_preferred_for_long_but_goes_on_opening(monkeypatch):
+    monkeypatch.setattr(connection_module, "PREFERRED_WAIT_S", 0.2)
+
+    async def main():
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            owner = Owner()
+            connection = connect(silent.getsockname()[1], owner)
+            connection.connect()
+            await eventually_async(lambda: connection.peer.state is PeerState.LOST, timeout_s=5)
+            assert connection._stream is not None
+            await connection.aclose()
+
+    asyncio.run(main())
+
+
 def test_connection_that_takes_a_while_to_come_up_is_waited_for():
     """As over a long distance, or to a machine that is busy."""
 

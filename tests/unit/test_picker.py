@@ -127,6 +127,37 @@ def test_local_replicas_come_first_then_the_zone_then_the_rest(rng: random.Rando
     assert picks(picker, 10) == {}
 
 
+@pytest.mark.parametrize("state", [PeerState.IDLE, PeerState.CONNECTING])
+def test_a_call_waits_for_a_preferred_replicas_first_session(
+    rng: random.Random, state: PeerState
+) -> None:
+    near, far = peer("near", node_id="n1"), peer("far", node_id="n2")
+    near.state = state
+    picker = Picker([near, far], rng=rng, node_id="n1")
+    idle: list[Peer] = []
+    assert picker.pick("", idle) is None
+    assert set(idle) == {near}
+    near.state = PeerState.LOST
+    assert picks(picker, 20) == {"far": 20}
+    near.state = PeerState.READY
+    assert picks(picker, 20) == {"near": 20}
+
+
+def test_a_call_waits_for_nobody_while_another_preferred_replica_has_room(
+    rng: random.Random,
+) -> None:
+    opening, ready = peer("opening", node_id="n1"), peer("ready", node_id="n1")
+    opening.state = PeerState.CONNECTING
+    picker = Picker([opening, ready, peer("far", node_id="n2")], rng=rng, node_id="n1")
+    assert picks(picker, 20) == {"ready": 20}
+
+
+def test_a_call_without_a_preference_goes_to_whoever_is_ready(rng: random.Random) -> None:
+    opening = peer("opening")
+    opening.state = PeerState.CONNECTING
+    assert picks(Picker([opening, peer("ready")], rng=rng), 20) == {"ready": 20}
+
+
 def test_without_preferences_place_does_not_matter(rng: random.Random) -> None:
     peers = [peer("a", node_id="n1", zone="z1"), peer("b", node_id="n2", zone="z2")]
     assert set(picks(Picker(peers, rng=rng), 200)) == {"a", "b"}
