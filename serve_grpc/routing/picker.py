@@ -62,10 +62,10 @@ class Picker:
         """
         for tier in self._model_tiers(model_id) if model_id else self._tiers:
             peer = self._pick_in(tier, idle)
-            if peer is not None:
+            if peer is not None or tier is self.peers:
                 return peer
             opening = [peer for peer in tier if peer.state in OPENING]
-            if opening and tier is not self.peers:
+            if opening:
                 idle += opening
                 return None
         return None

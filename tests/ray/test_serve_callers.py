@@ -59,24 +59,6 @@ def test_result_inside_an_event_loop_is_refused(bench):
     asyncio.run(main())
 
 
-def test_many_threads_share_one_handle_and_get_their_own_answers(bench):
-    def work(worker):
-        return [bench.remote((worker, i)).result(timeout_s=30) for i in range(25)]
-
-    with ThreadPoolExecutor(16) as threads:
-        answers = list(threads.map(work, range(16)))
-    assert answers == [[(worker, i) for i in range(25)] for worker in range(16)]
-
-
-def test_several_event_loops_share_one_handle(bench):
-    async def main(worker):
-        return await asyncio.gather(*(bench.remote((worker, i)) for i in range(25)))
-
-    with ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(lambda worker: asyncio.run(main(worker)), range(6)))
-    assert answers == [[(worker, i) for i in range(25)] for worker in range(6)]
-
-
 def test_streams_are_consumed_by_threads_and_loops_at_once(bench):
     streaming = bench.options(method_name="items", stream=True)
 

@@ -116,17 +116,6 @@ def test_stream_of_a_killed_replica_ends_with_an_error_after_its_items(pair, boa
     assert board.count("start") == 1  # an item was delivered, so it is not repeated
 
 
-def test_delete_waits_for_a_running_call(deploy, board):
-    handle = deploy(GATED.options(num_replicas=1).bind(), "leaving")
-    running = handle.remote(board.path, "running")
-    eventually(lambda: board.count("start") == 1)
-    serve.delete("leaving", _blocking=False)
-    eventually(lambda: serve.status().applications["leaving"].status == "DELETING")
-    board.release()
-    assert running.result(timeout_s=20) == "running"
-    eventually(lambda: "leaving" not in serve.status().applications, timeout_s=30)
-
-
 def test_redeploy_waits_for_a_running_call_and_new_calls_go_to_the_new_replica(deploy, board):
     gated = GATED.options(num_replicas=1)
     handle = deploy(gated.bind(), "renewed")
