@@ -197,6 +197,11 @@ class Connection:
         return session is not None and session.state is SessionState.OPEN and self.takes_bytes
 
     @property
+    def is_down(self) -> bool:
+        """Whether there is no session, and none is being opened now."""
+        return self._stream is None and self.peer.state is not PeerState.CONNECTING
+
+    @property
     def takes_bytes(self) -> bool:
         """Whether what waits to be written leaves space for one more call."""
         session = self._session

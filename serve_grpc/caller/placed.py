@@ -209,7 +209,7 @@ class PlacedCalls:
             assert placed.call_id is not None
             if connection.was_read(placed.call_id):
                 self._is_read(placed)
-        if connection.peer.state in (PeerState.LOST, PeerState.GONE):
+        if connection.is_down or connection.peer.state is PeerState.GONE:
             self._lose_waiting(connection, "its session was lost")
         else:
             self._send_waiting(connection)
