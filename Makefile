@@ -7,17 +7,20 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-quick wrk proto venv clean
+.PHONY: help demo test test-ray-versions check bench bench-quick wrk proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY) ## run a small search service and compare the transports (< 2 min)
 	@$(BIN)/python -m examples.search.demo
 
 test: $(READY) ## run the tests, those on a real Ray Serve included
 	$(BIN)/python -m pytest -q
+
+test-ray-versions: $(READY) ## run the tests of a real Serve on each supported Ray (RAY_VERSIONS=2.57 for one)
+	@$(BIN)/python -m tests.ray.versions $(RAY_VERSIONS)
 
 check: $(READY) ## formatting, lint, types, and whether the generated code is up to date
 	$(BIN)/ruff format --check
@@ -41,8 +44,8 @@ proto: $(READY) ## regenerate serve_grpc/_generated from protos/
 
 venv: $(READY) ## make or update .venv
 
-clean: ## remove .venv, caches and build output
-	rm -rf $(VENV) build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the virtual environments, caches and build output
+	rm -rf $(VENV) .venv-ray build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml

@@ -12,24 +12,34 @@
     scanning.py   handles and applications among constructor arguments
     cluster.py    node, secret of the cluster
 
-Private names in use. The tests run on Ray 2.60; the names were looked up in 2.57.1, 2.58.1 and
-2.59.0 too, and a small app (calls, streams, errors) was run on each of them.
+Private names in use; a name that begins with a dot belongs to the class before it. They are the
+same in Ray 2.57 to 2.60, except for those of the second table. `tests/unit/test_private_names.py`
+looks each of them up in the installed Ray and looks for others in the code; `make test-ray-versions`
+does so, and runs the tests of a real Serve, on the newest patch of each of these versions.
 
 | name | for |
 | --- | --- |
 | `router.SingletonThreadRouter`, `CurrentLoopRouter`, `._asyncio_router`, `SharedRouterLongPollClient` | the router behind a handle, and whether Serve still runs |
 | `AsyncioRouter._event_loop`, `._request_router`, `._running_replicas`, `._metrics_manager`, `._deployment_available`, `._request_router_class`, `._node_id`, `._availability_zone`, `._prefer_local_node_routing`, `._controller_handle`, `._initial_backoff_s`, `._backoff_multiplier`, `._max_backoff_s` | replica set, configuration |
 | `RouterMetricsManager._update_running_replicas`, `.update_deployment_config` (both wrapped on the instance), `._deployment_config`, `.num_queued_requests`, `.inc_/dec_num_queued_requests`, `.num_router_requests`, `.num_requests_sent_to_replicas` under `._queries_lock`, `.should_send_scaled_to_zero_optimized_push`, `.push_autoscaling_metrics_to_controller` | what Serve counts of a handle's calls |
-| `RunningReplicaInfo`, `RunningReplica._replica_info` | what the control plane says of a replica |
-| `RequestRouter._create_replica_wrapper_func` (wrapped on the instance), `.curr_replicas`, `RunningReplica._grpc_replica_wrapper` (set on the instance), `.stub`, `.actor_id`, `ReplicaWrapper`, `gRPCReplicaWrapper`, `ReplicaResult`, `ReplicaQueueLengthInfo`, `RequestMetadata` (extended), `._client`, `._reserved_slot_token`, `DeploymentHandle._init_router_and_get_metadata` (extended), `._dispatch` (`handle.py`) | a sender of ours in Serve's router |
-| `DeploymentHandle._init`, `._init_router`, `._options`, `._remote`, `._router`, `._create_router` (of the class that ours extends: `handle.py`), `utils.DEFAULT` | Serve's own path, options |
-| `Application._bound_deployment`, `._ingress_request_router` (`deployment.py`), `_PyObjScanner` | the application graph |
-| `global_worker.actors`, `ReplicaActor._replica_impl` | the running replica |
-| `Replica._semaphore` and its `_value`, `._reserved_slots`, `._metrics_manager`, `._event_loop`, `._user_callable_wrapper`, `._quiescing`, `._shutting_down`, `.perform_graceful_shutdown` (wrapped on the instance), `._replica_id`, `._deployment_id`, `._ingress`, `._access_log_context`, `.get_num_ongoing_requests` | admission, accounting, shutdown |
+| `RequestRouter.curr_replicas`, `PowerOfTwoChoicesRequestRouter`, `RunningReplicaInfo`, `RunningReplica._replica_info` | what the control plane says of a replica |
+| `RequestRouter._create_replica_wrapper_func` (wrapped on the instance), `RunningReplica._grpc_replica_wrapper` (set on the instance), `.stub`, `.actor_id`, `ReplicaWrapper`, `gRPCReplicaWrapper`, `ReplicaResult`, `ReplicaQueueLengthInfo`, `RequestMetadata` (extended), `RequestMetadata._client`, `._reserved_slot_token`, `DeploymentHandle._init_router_and_get_metadata` (extended), `._dispatch` (in handle.py) | a sender of ours in Serve's router |
+| `DeploymentHandle._init`, `._init_router`, `._options`, `._remote`, `._router`, `._create_router`, `._is_router_running_in_separate_loop` (of the class that ours extends, in handle.py), `DynamicHandleOptions._by_reference`, `utils.DEFAULT`, `GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR`, `inside_ray_client_context` | Serve's own path, options |
+| `Application._bound_deployment`, `._ingress_request_router`, `._with_ingress_request_router` (in deployment.py), `_PyObjScanner` | the application graph |
+| `worker.global_worker`, `global_worker.actors`, `ReplicaActor._replica_impl` | the running replica |
+| `Semaphore._value`, `Replica._semaphore`, `._reserved_slots`, `._metrics_manager`, `._event_loop`, `._user_callable_wrapper`, `._quiescing`, `._shutting_down`, `.perform_graceful_shutdown` (wrapped on the instance), `._replica_id`, `._deployment_id`, `._ingress`, `._access_log_context`, `.get_num_ongoing_requests` | admission, accounting, shutdown |
+| `ReplicaMetricsManager.inc_/dec_num_ongoing_requests`, `.record_request_metrics`, `RequestMetadata` | what Serve counts of a replica's requests |
 | `UserCallableWrapper.get_user_method_info`, `._call_func_or_gen`, `._run_sync_methods_in_threadpool`, `.event_loop` | Serve's rules of execution |
-| `context._serve_request_context`, `_RequestContext`, `_in_flight_requests`, `_requests_pending_assignment` | request context, cancelling children |
-| `tracing_utils.is_tracing_enabled`, `get_tracer`, `get_trace_context`, `set_trace_context`, `detach_trace_context`, `create_propagated_context`, `extract_propagated_context`, `TraceContextManager` and its `span`, `SpanKind`, `SpanAttributes`, `set_span_in_context`, `common.RequestProtocol` | Serve's spans |
-| `ray.util.tracing.tracing_helper._is_tracing_enabled`, `_DictPropagator` | Ray's trace context |
-| `logging_utils.ServeFormatter`, `access_log_msg`, the filters of `configure_component_logger` | access log |
-| `internal_kv._internal_kv_put`, `_internal_kv_get`, `_raylet.AuthenticationTokenLoader` | the cluster's secret |
+| `constants.RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP`, `RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING`, `RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE` | Serve's flags |
+| `context._serve_request_context`, `_RequestContext._internal_request_id`, `._client`, `utils.generate_request_id`, `context._in_flight_requests`, `_requests_pending_assignment` | request context, cancelling children |
+| `tracing_utils.is_tracing_enabled`, `get_tracer`, `get_trace_context`, `set_trace_context`, `detach_trace_context`, `create_propagated_context`, `extract_propagated_context`, `TraceContextManager`, `SpanKind`, `SpanAttributes`, `set_span_in_context`, `RequestProtocol` | Serve's spans |
+| `tracing_helper._is_tracing_enabled`, `_DictPropagator` | Ray's trace context |
+| `logging_utils.ServeFormatter`, `access_log_msg`, `ServeContextFilter`, `ServeLogAttributeRemovalFilter`, `log_access_log_filter`, `log_to_stderr_filter` (the filters that `configure_component_logger` sets), `constants.SERVE_LOGGER_NAME` | access log |
+| `internal_kv._internal_kv_put`, `_internal_kv_get`, `_raylet.AuthenticationTokenLoader`, `AuthenticationMode`, `get_authentication_mode` | the cluster's secret |
+
+Where the versions differ:
+
+| name | Ray | without it |
+| --- | --- | --- |
+| `DeploymentConfig.backpressure_config` | since 2.58 | `BackPressureError` has no `status_code` and no `retry_after_s` |
 """

@@ -11,6 +11,7 @@ from ray.serve.exceptions import BackPressureError
 
 import serve_grpc
 from tests.ray.apps.gated import Board, Gated
+from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually, eventually_async
 
 OPTIONS = {
@@ -125,13 +126,23 @@ def test_a_full_queue_raises_back_pressure_with_its_fields(queueing, board):
             queueing.remote(board.path, "too many").result(timeout_s=20)
     error = raised.value
     assert error.args[:2] == (2, 2)
-    assert error.status_code == 503
     assert "max_queued_requests=2" in error.message
     board.release()
     for response in (running, *waiting):
         response.result(timeout_s=20)
     assert board.count("start", "too") == 0
     assert queueing.remote(board.path, "later").result(timeout_s=20) == "later"
+
+
+@needs_ray("2.58", "BackPressureError has fields for HTTP")
+def test_back_pressure_says_what_to_answer_over_http(queueing, board):
+    running = [queueing.remote(board.path, f"{i}") for i in range(3)]
+    with pytest.raises(BackPressureError) as raised:
+        queueing.remote(board.path, "too many").result(timeout_s=20)
+    board.release()
+    assert (raised.value.status_code, raised.value.retry_after_s) == (503, None)
+    for response in running:
+        response.result(timeout_s=20)
 
 
 def test_back_pressure_reaches_async_callers_and_streams(queueing, board):

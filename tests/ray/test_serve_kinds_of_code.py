@@ -10,9 +10,11 @@ from ray.serve.schema import ServeDeploySchema
 import serve_grpc
 from tests.ray.apps.kinds import Api, diamond, enabled_diamond, in_loop_app, kinds_app
 from tests.ray.apps.plain import Plain
+from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually
 
 BOTH = pytest.mark.parametrize("by_reference", [False, True], ids=["by_value", "by_reference"])
+IN_THREADS = needs_ray("2.60", "Serve runs `def` code in its thread pool by default")
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,7 @@ def test_async_function(root, by_reference):
     assert of("async_function", by_reference).remote(1).result(timeout_s=20) == ["async", 1]
 
 
+@IN_THREADS
 @BOTH
 def test_sync_function_runs_outside_the_event_loop(root, by_reference):
     handle = of("sync_function", by_reference)
@@ -48,6 +51,7 @@ def test_async_generator_function(root, by_reference):
     assert list(stream) == [0, 1, 2, 3]
 
 
+@IN_THREADS
 @BOTH
 def test_sync_methods_run_in_the_thread_pool(root, by_reference):
     value, in_loop, thread = of("Sync", by_reference).remote("v").result(timeout_s=20)
@@ -55,6 +59,7 @@ def test_sync_methods_run_in_the_thread_pool(root, by_reference):
     assert thread != "MainThread"
 
 
+@IN_THREADS
 @BOTH
 def test_sync_generator_runs_in_the_thread_pool(root, by_reference):
     stream = of("Sync", by_reference).options(method_name="items", stream=True).remote(2)
