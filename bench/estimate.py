@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bench.contenders import parse
 from bench.load import DRAIN_S
+from bench.ray_cases import KIND as RAY_PROGRAM
 from bench.results import Case
 from bench.window import RAMP, Window
 
@@ -21,6 +22,7 @@ COSTS_S = 20.0
 OVERHEAD_S = 0.03
 WARM_UP_S = 0.15
 HTTP_OVERHEAD_S = 0.5
+RAY_OVERHEAD_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def window_s(case: Case, contender: str, seconds: float) -> float:
     load, who = case.workload, parse(contender)
     if load["kind"] == "http":
         return float(load["window_s"]) + HTTP_OVERHEAD_S
+    if load["kind"] == RAY_PROGRAM:
+        return seconds + RAY_OVERHEAD_S
     seconds *= load.get("share", 1)
     if load.get("callers", 1) > 1 or (who.callers or 1) > 1:
         return 2 * seconds * (1 + RAMP) + OVERHEAD_S

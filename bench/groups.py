@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import estimate
 from bench.plan import Plan
+from bench.ray_cases import KIND as RAY_PROGRAM
 from bench.results import Case, Flags
 from bench.sweeps import MAX_MESSAGE_BYTES
 
@@ -25,6 +26,8 @@ SERVE_FLAGS: dict[Flags, dict[str, str]] = {
     "throughput": {**LIMIT, "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
 }
 """Serve's variables by set of flags. HTTP cases have their own, see `http_environment.py`."""
+OF_THEIR_OWN = {"http": ("http", "bench.http_worker"), RAY_PROGRAM: ("ray", "bench.ray_worker")}
+"""Kinds of workload with a worker of their own, which sets Serve up as it needs it."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,15 @@ class Group:
 
 
 def groups(cases: Iterable[Case]) -> list[Group]:
-    """One for each set of flags, and one for HTTP, which starts Serve as it needs it."""
+    """One for each set of flags, and one for each kind in OF_THEIR_OWN."""
     cases = tuple(cases)
     found = []
     for flags, variables in SERVE_FLAGS.items():
-        own = tuple(c for c in cases if c.flags == flags and c.workload["kind"] != "http")
+        own = tuple(c for c in cases if c.flags == flags and c.workload["kind"] not in OF_THEIR_OWN)
         found.append(Group(flags, "bench.worker", variables, own))
-    http = tuple(case for case in cases if case.workload["kind"] == "http")
-    found.append(Group("http", "bench.http_worker", {}, http))
+    for kind, (name, module) in OF_THEIR_OWN.items():
+        of_kind = tuple(case for case in cases if case.workload["kind"] == kind)
+        found.append(Group(name, module, {}, of_kind))
     return [group for group in found if group.cases]
 
 

@@ -1,6 +1,6 @@
 """The full plan and the quick one: which cases, how many rounds, how long windows are.
 
-The cases stand in `sweeps.py` and `http_cases.py`. Pure: nothing here imports Ray.
+The cases stand in `sweeps.py`, `http_cases.py` and `ray_cases.py`. Pure: nothing here imports Ray.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 from bench.contenders import BY_REFERENCE, OURS, ours, serves
 from bench.http_cases import http_cases
+from bench.ray_cases import ray_cases
 from bench.results import Case
 from bench.sweeps import all_sweeps
 from bench.targets import narrowed
@@ -83,7 +84,7 @@ class Plan:
 
 def full_plan() -> Plan:
     """Everything."""
-    cases = (*all_sweeps(), *http_cases())
+    cases = (*all_sweeps(), *http_cases(), *ray_cases())
     return Plan(cases, rounds=5, window_s=0.25, has_growth=True, has_costs=True, is_quick=False)
 
 

@@ -95,6 +95,12 @@ SWEEPS: dict[str, tuple[str, str]] = {
         "HTTP requests to A, which calls B, which calls C; the contender is the transport between "
         "them. Proxy and ingress are Serve's own in all cases.",
     ),
+    "ray-programs": (
+        "Ray's own programs",
+        "The benchmark programs that Ray ships in its wheel, unchanged but for decorator and "
+        "handle, with smaller sizes: a lone call, batches of 20 calls and of 5 streams of 50 "
+        "tokens, each to a replica that takes 5 at a time (Serve's default).",
+    ),
 }
 """Titles and first sentences of sections."""
 
