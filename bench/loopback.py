@@ -56,6 +56,7 @@ class Caller:
             response_loads=serializer.load_response,
             deadline_s=None,
             is_idempotent=False,
+            ended=router.tally.ended,
         )
         router.mailbox.run(router.submit, call)
         await call.wait_done()

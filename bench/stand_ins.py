@@ -85,6 +85,10 @@ def new_router() -> tuple[RouterAccess, Any]:
         _metrics_manager=manager,
         _event_loop=loop,
         deployment_id=DEPLOYMENT,
+        _self_actor_id="actor",
+        _objref_resolution_latency_ms=metrics.Histogram(
+            "serve_router_args_resolution_latency_ms", boundaries=[1]
+        ),
         _node_id="node-0",
         _prefer_local_node_routing=False,
         _availability_zone=None,

@@ -6,6 +6,8 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     deployment.py     deployment, enable, run, get_app_handle, get_deployment_handle
     handle.py         DeploymentHandle, wrap
     response.py       DeploymentResponse, DeploymentResponseGenerator
+    statistics.py     HandleStatistics, what `handle.statistics()` gives
+    metrics.py        our own metrics, told to Ray once a second
     errors.py         the tree of errors
     serialization.py  register_serializer
     config.py         settings from the environment
@@ -32,6 +34,7 @@ from serve_grpc.deployment import (  # noqa: E402
 from serve_grpc.handle import DeploymentHandle, wrap  # noqa: E402
 from serve_grpc.response import DeploymentResponse, DeploymentResponseGenerator  # noqa: E402
 from serve_grpc.serialization import register_serializer  # noqa: E402
+from serve_grpc.statistics import HandleStatistics, ReplicaStatistics  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -39,6 +42,8 @@ __all__ = [
     "DeploymentHandle",
     "DeploymentResponse",
     "DeploymentResponseGenerator",
+    "HandleStatistics",
+    "ReplicaStatistics",
     "__version__",
     "deployment",
     "enable",

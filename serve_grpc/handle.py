@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,10 +25,10 @@ from serve_grpc._serve.requests import (
     generate_request_id,
     inside_ray_client_context,
 )
-from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
+from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR, has_replicas
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.context import CallWithContext
-from serve_grpc.caller.registry import router_of
+from serve_grpc.caller.registry import known_router, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
@@ -41,6 +42,7 @@ from serve_grpc.response import (
     DeploymentResponseGenerator,
 )
 from serve_grpc.serialization import Serializer, get_serializer
+from serve_grpc.statistics import HandleStatistics, statistics_of
 
 __all__ = ["DeploymentHandle", "wrap"]
 
@@ -48,7 +50,7 @@ logger = logging.getLogger(LOGGER_NAME)
 
 T = TypeVar("T")
 
-OUT_OF_REACH = "cannot be reached from here (Ray Client or local testing mode)"
+_UNREACHABLE = "cannot be reached from here (Ray Client or local testing mode)"
 _RESOLVED_TYPES = (
     serve_handle.DeploymentResponse,
     serve_handle.DeploymentResponseGenerator,
@@ -233,6 +235,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             response_loads=self._response_serializer.load_response,
             deadline_s=deadline_s,
             is_idempotent=self._idempotent,
+            ended=router.tally.ended,
         )
         if parent_id:
             call.become_child(parent_id)
@@ -256,6 +259,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         """On the router's loop: wait for responses and ObjectRefs among the arguments."""
 
         async def run() -> None:
+            started_s = time.monotonic()
             waiting = [asyncio.ensure_future(_resolve(v)) for v in (*args, *kwargs.values())]
             try:
                 # Shielded: an argument may be wanted elsewhere when this call is given up.
@@ -264,6 +268,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
                 call.fail(error)
                 return
             call.place = None
+            router.tally.resolutions_ms.append((time.monotonic() - started_s) * 1000)
             new_kwargs = dict(zip(kwargs, values[len(args) :], strict=True))
             if self._serialize(call, tuple(values[: len(args)]), new_kwargs):
                 router.submit(call)
@@ -325,7 +330,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def _fall_back(
         self, router: Router | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
-        reason = router.fallback_reason if router is not None else OUT_OF_REACH
+        reason = router.fallback_reason if router is not None else _UNREACHABLE
         if reason is not None:  # else only the choice of the replica is Serve's
             self._say_once(f"calls by value use Ray Serve's own transport, because it {reason}")
         return self._call_natively(args, kwargs)
@@ -334,6 +339,20 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         if text not in self._said:
             self._said.add(text)
             logger.warning("Handle of deployment %r: %s.", self.deployment_name, text)
+
+    def statistics(self) -> HandleStatistics:
+        """What is known of this handle's calls by value and of the replicas; never waits."""
+        native, router = self._router, self._data_router
+        if router is None and native is not None:
+            router = known_router(native)  # a copy may have made it
+        is_reachable = not inside_ray_client_context() and (native is None or has_replicas(native))
+        return statistics_of(
+            router,
+            deployment_name=self.deployment_name,
+            app_name=self.app_name,
+            is_by_reference=self.handle_options._by_reference,
+            fallback_reason=None if is_reachable else _UNREACHABLE,
+        )
 
     def shutdown(self) -> None:
         """As Serve's; later calls by value fail with `ServeGrpcError`."""

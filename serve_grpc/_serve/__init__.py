@@ -1,16 +1,17 @@
 """The one room for Ray's private names. Nothing else imports `ray.serve._private`.
 
-    versions.py   which Ray is supported; refuses the others
-    routers.py    a handle's router: replica set, configuration, metrics
+    versions.py         which Ray is supported; refuses the others
+    routers.py          a handle's router: replica set, configuration, metrics
+    router_metrics.py   the metrics of Serve's request router
     request_routers.py  requests that Serve's own router places, over our sessions
-    handles.py    a handle's default marker and flag
-    requests.py   request context, parents and children of a request
-    replicas.py   the replica this process runs: admission, metrics, user's methods
-    tracing.py    Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
-    access_log.py Serve's access log lines, written in bulk
-    exceptions.py the user's exception as Ray presents it
-    scanning.py   handles and applications among constructor arguments
-    cluster.py    node, secret of the cluster
+    handles.py          a handle's default marker and flag
+    requests.py         request context, parents and children of a request
+    replicas.py         the replica this process runs: admission, metrics, user's methods
+    tracing.py          Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
+    access_log.py       Serve's access log lines, written in bulk
+    exceptions.py       the user's exception as Ray presents it
+    scanning.py         handles and applications among constructor arguments
+    cluster.py          node, secret of the cluster
 
 Private names in use; a name that begins with a dot belongs to the class before it. They are the
 same in Ray 2.57 to 2.60, except for those of the second table. `tests/unit/test_private_names.py`
@@ -20,8 +21,9 @@ does so, and runs the tests of a real Serve, on the newest patch of each of thes
 | name | for |
 | --- | --- |
 | `router.SingletonThreadRouter`, `CurrentLoopRouter`, `._asyncio_router`, `SharedRouterLongPollClient` | the router behind a handle, and whether Serve still runs |
-| `AsyncioRouter._event_loop`, `._request_router`, `._running_replicas`, `._metrics_manager`, `._deployment_available`, `._request_router_class`, `._node_id`, `._availability_zone`, `._prefer_local_node_routing`, `._controller_handle`, `._initial_backoff_s`, `._backoff_multiplier`, `._max_backoff_s` | replica set, configuration |
-| `RouterMetricsManager._update_running_replicas`, `.update_deployment_config` (both wrapped on the instance), `._deployment_config`, `.num_queued_requests`, `.inc_/dec_num_queued_requests`, `.num_router_requests`, `.num_requests_sent_to_replicas` under `._queries_lock`, `.should_send_scaled_to_zero_optimized_push`, `.push_autoscaling_metrics_to_controller` | what Serve counts of a handle's calls |
+| `AsyncioRouter._event_loop`, `._request_router`, `._running_replicas`, `._metrics_manager`, `._deployment_available`, `._request_router_class`, `._node_id`, `._availability_zone`, `._prefer_local_node_routing`, `._controller_handle`, `._initial_backoff_s`, `._backoff_multiplier`, `._max_backoff_s`, `._self_actor_id` | replica set, configuration |
+| `RouterMetricsManager._update_running_replicas`, `.update_deployment_config` (both wrapped on the instance), `._deployment_config`, `.num_queued_requests`, `.inc_/dec_num_queued_requests`, `.num_router_requests`, `.num_requests_sent_to_replicas` under `._queries_lock`, `.should_send_scaled_to_zero_optimized_push`, `.push_autoscaling_metrics_to_controller`, `._cached_metrics_enabled`, `.num_running_requests_gauge` | what Serve counts of a handle's calls |
+| `AsyncioRouter._objref_resolution_latency_ms`, `RequestRouter.queue_wait_time_ms_histogram`, `.router_queue_len_gauge`, `.num_routing_tasks_gauge`, `.curr_num_routing_tasks`, `.num_routing_tasks_in_backoff_gauge`, `.num_routing_tasks_in_backoff` | metrics of the request router |
 | `RequestRouter.curr_replicas`, `PowerOfTwoChoicesRequestRouter`, `RunningReplicaInfo`, `RunningReplica._replica_info` | what the control plane says of a replica |
 | `RequestRouter._create_replica_wrapper_func` (wrapped on the instance), `RunningReplica._grpc_replica_wrapper` (set on the instance), `.stub`, `.actor_id`, `ReplicaWrapper`, `gRPCReplicaWrapper`, `ReplicaResult`, `ReplicaQueueLengthInfo`, `RequestMetadata` (extended), `RequestMetadata._client`, `._reserved_slot_token`, `DeploymentHandle._init_router_and_get_metadata` (extended), `._dispatch` (in handle.py) | a sender of ours in Serve's router |
 | `DeploymentHandle._init`, `._init_router`, `._options`, `._remote`, `._router`, `._create_router`, `._is_router_running_in_separate_loop` (of the class that ours extends, in handle.py), `DynamicHandleOptions._by_reference`, `utils.DEFAULT`, `GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR`, `inside_ray_client_context` | Serve's own path, options |

@@ -27,6 +27,7 @@ from ray.serve._private.utils import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_grpc._serve.request_routers import Send, carry_requests
+from serve_grpc._serve.router_metrics import RequestRouterMetrics
 from serve_grpc.routing.peer import ReplicaFacts
 from serve_grpc.routing.retry import Backoff
 
@@ -36,6 +37,7 @@ __all__ = [
     "Endpoint",
     "ReplicaSet",
     "RouterAccess",
+    "has_replicas",
     "router_access",
 ]
 
@@ -72,13 +74,23 @@ class ReplicaSet:
 
 def router_access(native_router: Any, handle_counter: Any) -> RouterAccess | None:
     """Access to a handle's router, None for a kind that has no replicas (local testing mode)."""
-    if isinstance(native_router, (SingletonThreadRouter, CurrentLoopRouter)):
+    if has_replicas(native_router):
         return RouterAccess(native_router._asyncio_router, handle_counter)
     return None
 
 
+def has_replicas(native_router: Any) -> bool:
+    """Whether it is of a kind that sends calls to replicas; from any thread."""
+    return isinstance(native_router, (SingletonThreadRouter, CurrentLoopRouter))
+
+
 class RouterAccess:
-    """Serve's `AsyncioRouter`, by the few things this package needs of it."""
+    """Serve's `AsyncioRouter`, by the few things this package needs of it.
+
+    Attributes:
+        calls, sent: Calls made on the handle, and how often one was sent; as of the last flush.
+        request_router_metrics: Those that Serve's request router keeps.
+    """
 
     def __init__(self, router: Any, handle_counter: Any) -> None:
         self._router = router
@@ -86,6 +98,8 @@ class RouterAccess:
         self._metrics = router._metrics_manager
         self.loop: asyncio.AbstractEventLoop = router._event_loop
         self.deployment_name: str = router.deployment_id.name
+        self.app_name: str = router.deployment_id.app_name
+        self.actor_id: str = router._self_actor_id or ""
         self.node_id: str = router._node_id if router._prefer_local_node_routing else ""
         self.zone: str = (
             router._availability_zone or "" if RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING else ""
@@ -100,6 +114,9 @@ class RouterAccess:
         self._sent: list[str] = []
         self._finished: list[str] = []
         self._flusher: asyncio.TimerHandle | None = None
+        self.calls = 0
+        self.sent = 0
+        self.request_router_metrics = RequestRouterMetrics(router)
 
     # ------------------------------------------------------------ the control plane's news
 
@@ -256,6 +273,8 @@ class RouterAccess:
 
     def _flush(self) -> None:
         self._flusher = None
+        self.calls += len(self._calls)
+        self.sent += len(self._sent)
         for (route, app_name), number in Counter(self._calls).items():
             self._handle_counter.inc(number, tags={"route": route, "application": app_name})
         self._calls.clear()
@@ -269,6 +288,9 @@ class RouterAccess:
                 for replica_id, change in running.items():
                     if change:
                         self._metrics.num_requests_sent_to_replicas[self._ids[replica_id]] += change
+            if not self._metrics._cached_metrics_enabled:  # else Serve sets it every so often
+                counted = self._metrics.num_requests_sent_to_replicas
+                self._metrics.num_running_requests_gauge.set(sum(counted.values()))
         self._sent.clear()
         self._finished.clear()
 
@@ -289,6 +311,8 @@ def _facts(info: Any) -> ReplicaFacts:
     endpoint = published if isinstance(published, dict) and not info.is_cross_language else {}
     return ReplicaFacts(
         replica_id=info.replica_id.unique_id,
+        deployment=info.replica_id.deployment_id.name,
+        application=info.replica_id.deployment_id.app_name,
         address=endpoint.get("address", ""),
         actor_id=endpoint.get("actor_id", ""),
         node_id=info.node_id or "",

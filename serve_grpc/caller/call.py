@@ -79,6 +79,8 @@ class Call:
         deadline_s: On `time.monotonic`, None for none.
         response_loads: From the payload to the value.
         parent_id: Internal id of the request that made the call and cancels it with itself, or "".
+        ended: Where the type of its error is noted when it ends; None if nobody counts it.
+        queued_s: When it began to wait for a replica, on `time.monotonic`; 0 if it never did.
         done: Whether it has ended.
         value, error: How it ended; `value` is a payload until a consumer has deserialized it.
     """
@@ -92,6 +94,7 @@ class Call:
         "awaiting",
         "deadline_s",
         "done",
+        "ended",
         "error",
         "expiry",
         "fields",
@@ -103,6 +106,7 @@ class Call:
         "native",
         "parent_id",
         "place",
+        "queued_s",
         "response_loads",
         "sequence",
         "value",
@@ -117,12 +121,14 @@ class Call:
         response_loads: Callable[[Any], Any],
         deadline_s: float | None,
         is_idempotent: bool,
+        ended: list[type] | None = None,
     ) -> None:
         self.fields = fields
         self.native: Callable[[], Any] | None = None
         self.is_idempotent = is_idempotent
         self.deadline_s = deadline_s
         self.response_loads = response_loads
+        self.ended = ended
         self.done = False
         self.error: BaseException | None = None
         self.value: Any = None
@@ -134,6 +140,7 @@ class Call:
         self.place: Any = None
         self.sequence = 0
         self.is_queued = False
+        self.queued_s = 0.0
         self.expiry: asyncio.TimerHandle | None = None
         self.has_items = False
         self._owner = owner
@@ -182,6 +189,8 @@ class Call:
 
     def _finish(self) -> None:
         self.done = True
+        if self.ended is not None:
+            self.ended.append(type(self.error))
         self.native = None
         if self.expiry is not None:
             self.expiry.cancel()

@@ -22,6 +22,7 @@ from serve_grpc.protocol.caller import CallerSession, HandshakeRefused, Received
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.routing.peer import Peer, PeerState
 from serve_grpc.transport.client import ClientStream
+from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["Connection", "ConnectionOwner"]
 
@@ -62,13 +63,21 @@ class Connection:
         peer: Facts, state and load; updated here.
         settings: Limits, heartbeat, TLS.
         secret: Will be the cluster's secret.
+        traffic: Where messages and what is in them are counted.
     """
 
-    def __init__(self, peer: Peer, settings: Settings, secret: asyncio.Future[bytes]) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        settings: Settings,
+        secret: asyncio.Future[bytes],
+        traffic: Traffic | None = None,
+    ) -> None:
         self.peer = peer
         self.owners: set[ConnectionOwner] = set()
         self._settings = settings
         self._secret = secret
+        self._traffic = traffic or Traffic()
         self._loop = asyncio.get_running_loop()
         self._session: CallerSession[Call] | None = None
         self._stream: ClientStream | None = None
@@ -115,6 +124,7 @@ class Connection:
             self._settings,
             on_message=self._on_message,
             on_closed=self._on_closed,
+            traffic=self._traffic,
         )
         self._set_timer(min(PREFERRED_WAIT_S, CONNECT_TIMEOUT_S), self._on_slow)
         self._stream.start()
@@ -228,6 +238,7 @@ class Connection:
         session = self._session
         call_id = session.request(call, call.fields)
         self.peer.on_sent()
+        self._traffic.frames_sent += 1
         # The only call has no company to wait for; where there are more, more are to be expected.
         self._stream.kick(at_once=is_new and len(session.calls) == 1)
         return call_id
@@ -263,6 +274,7 @@ class Connection:
         received = session.receive(data)
         self._received_s = time.monotonic()
         self._pinged_s = None
+        self._traffic.frames_received += len(received.events)
         self._update_peer(session, received)
         for event in received.events:
             event.call.place.owner.on_reply(event.call, event.kind, event.payload, event.error)

@@ -109,13 +109,17 @@ class PlacedCalls:
         replicas: Connections to the deployment's replicas.
         mailbox: How other threads reach this loop.
         settings: Limits and windows.
+        ended: Where the type of a call's error is noted when it ends.
     """
 
-    def __init__(self, replicas: Replicas, mailbox: Mailbox, settings: Settings) -> None:
+    def __init__(
+        self, replicas: Replicas, mailbox: Mailbox, settings: Settings, *, ended: list[type]
+    ) -> None:
         self.loop = mailbox.loop
         self._replicas = replicas
         self._mailbox = mailbox
         self._settings = settings
+        self._ended = ended
         self._open: dict[Call, _Placed] = {}
         self._waiting: dict[Connection, deque[_Placed]] = {}
         self._unread: dict[Connection, set[_Placed]] = {}
@@ -176,6 +180,8 @@ class PlacedCalls:
             response_loads=get_serializer(envelope.response_serializer).load_response,
             deadline_s=request.deadline_s,
             is_idempotent=request.is_idempotent,
+            # One that may be refused is a try of `remote()`, which is counted as a whole.
+            ended=None if request.may_be_refused else self._ended,
         )
 
     def _send_waiting(self, connection: Connection) -> None:

@@ -6,22 +6,29 @@ import asyncio
 import threading
 import time
 import weakref
+from collections import Counter, defaultdict
 
 from serve_grpc._serve.cluster import cluster_secret
 from serve_grpc.caller.connection import Connection, ConnectionOwner
 from serve_grpc.config import Settings, settings
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["ConnectionPool", "pool_of"]
 
 
 class ConnectionPool:
-    """Connections by replica id. Lives on the loop it is made on."""
+    """Connections by replica id. Lives on the loop it is made on.
+
+    Attributes:
+        traffic: What went over the connections of each deployment, by its application and name.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._connections: dict[str, Connection] = {}
+        self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
         self._ticker: asyncio.TimerHandle | None = None
         # One round trip to Ray's key-value store, off the loop.
         self._secret: asyncio.Future[bytes] = self._loop.run_in_executor(None, cluster_secret)
@@ -29,11 +36,26 @@ class ConnectionPool:
     def __repr__(self) -> str:
         return f"<ConnectionPool of {len(self._connections)} replicas>"
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its loop still exists."""
+        return not self._loop.is_closed()
+
+    def states(self) -> Counter[tuple[str, str, str]]:
+        """How many sessions there are by application, deployment and state."""
+        peers = (connection.peer for connection in self._connections.values())
+        return Counter(
+            (peer.facts.application, peer.facts.deployment, peer.state.value)
+            for peer in peers
+            if peer.state is not PeerState.IDLE
+        )
+
     def acquire(self, facts: ReplicaFacts, owner: ConnectionOwner) -> Connection:
         """The connection to a replica, noting that `owner` uses it."""
         connection = self._connections.get(facts.replica_id)
         if connection is None:
-            connection = Connection(Peer(facts), self._settings, self._secret)
+            traffic = self.traffic[facts.application, facts.deployment]
+            connection = Connection(Peer(facts), self._settings, self._secret, traffic)
             self._connections[facts.replica_id] = connection
         connection.peer.facts = facts
         connection.owners.add(owner)

@@ -10,7 +10,7 @@ from serve_grpc._serve.routers import router_access
 from serve_grpc.caller.router import Router
 from serve_grpc.config import settings
 
-__all__ = ["router_of"]
+__all__ = ["known_router", "router_of"]
 
 _routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
@@ -34,6 +34,12 @@ def router_of(native_router: Any, handle_counter: Any) -> Router | None:
             finalizer = weakref.finalize(native_router, _close, router)
             finalizer.atexit = False
         return router
+
+
+def known_router(native_router: Any) -> Router | None:
+    """Ours beside Serve's if there is one."""
+    with _lock:
+        return _routers.get(native_router)
 
 
 def _close(router: Router) -> None:

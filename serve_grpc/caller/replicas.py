@@ -49,6 +49,11 @@ class Replicas:
     def __repr__(self) -> str:
         return f"<Replicas {list(self._connections.values())!r}>"
 
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """What is known of each of them; from any thread."""
+        return tuple(self._by_peer)
+
     def update(self, reachable: Iterable[ReplicaFacts]) -> None:
         """Let go of the replicas that are not in `reachable`, and hold those that are."""
         fresh = {facts.replica_id: facts for facts in reachable}

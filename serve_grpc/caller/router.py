@@ -28,6 +28,8 @@ from serve_grpc.caller.fallback import NativeCall
 from serve_grpc.caller.placed import PlacedCalls
 from serve_grpc.caller.pool import pool_of
 from serve_grpc.caller.replicas import Replicas
+from serve_grpc.caller.reporting import reporter_of
+from serve_grpc.caller.tally import Tally
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Payload
@@ -63,6 +65,7 @@ class Router:
         fallback_reason: Why calls go over Serve's own transport; None if they do not.
         is_native: Whether Serve's own router places the calls: always where they go over its own
             transport, and where the deployment has a request router of its own.
+        tally: What is counted of its calls.
     """
 
     def __init__(self, access: RouterAccess, settings: Settings) -> None:
@@ -71,6 +74,7 @@ class Router:
         self._row: Row[Call] = Row()
         self._sequence = itertools.count()
         self._replicas: Replicas | None = None
+        self.tally = Tally(access)
         self._budget = RetryBudget(time.monotonic())
         self._backoff_timer: asyncio.TimerHandle | None = None
         self._backoffs = 0
@@ -92,7 +96,11 @@ class Router:
     def _start(self) -> None:
         access = self._access
         self._replicas = Replicas(pool_of(), self, node_id=access.node_id, zone=access.zone)
-        self._placed = PlacedCalls(self._replicas, self.mailbox, self._settings)
+        self._placed = PlacedCalls(
+            self._replicas, self.mailbox, self._settings, ended=self.tally.ended
+        )
+        self.tally.replicas = self._replicas
+        reporter_of(pool_of(), access.actor_id).add(self.tally)
         access.subscribe(self._on_replicas)
         access.carry_requests(self._placed.send)
 
@@ -128,6 +136,8 @@ class Router:
     def _go_native(self) -> None:
         while (call := self._pop()) is not None:
             if call.native is not None:
+                if self.fallback_reason is not None:
+                    call.ended = None  # Serve's transport carries it, and Serve alone counts it
                 call.place = NativeCall(call, self._budget)
             else:  # it was on its way when the deployment was replaced by one without an endpoint
                 outcomes.fail(call, ServeGrpcError("the deployment no longer has an endpoint"))
@@ -197,12 +207,14 @@ class Router:
             return
         call.place = _Place(self, connection, call_id)
         self._access.on_sent(connection.peer.facts.replica_id)
+        if not is_new:
+            self.tally.on_waited(call)
 
     # ------------------------------------------------------------ the row
 
     def _enqueue(self, call: Call) -> None:
         call.is_queued = True
-        self._access.on_queued()
+        self.tally.on_queued(call)
         self._row.add(call)
 
     def _pop(self) -> Call | None:
@@ -214,7 +226,7 @@ class Router:
     def _unqueue(self, call: Call) -> None:
         if call.is_queued:
             call.is_queued = False
-            self._access.on_unqueued()
+            self.tally.on_unqueued()
 
     def _pump(self) -> None:
         """Send what waits to whoever has room."""
@@ -283,6 +295,7 @@ class Router:
     def on_rejected(self, calls: list[Call]) -> None:
         """The replica was full: the calls go back to where they stood in the row."""
         self._has_returned = True
+        self.tally.rejections += len(calls)
         for call in reversed(calls):
             self._take_off(call)
             self._enqueue(call)
@@ -296,6 +309,7 @@ class Router:
         )
         if may_repeat and self._closed_reason is None:
             self._has_returned = True
+            self.tally.retries += 1
             self._enqueue(call)
             return
         outcomes.fail(
@@ -368,3 +382,4 @@ class Router:
             self._backoff_timer = None
         if self._replicas is not None:
             self._replicas.update(())
+            reporter_of(pool_of(), self._access.actor_id).remove(self.tally)

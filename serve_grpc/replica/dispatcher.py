@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from serve_grpc._generated.replica_pb2 import Error, Reply, RequestContext
@@ -43,6 +43,7 @@ class _SessionSink:
 
     def item(self, invocation: Invocation, payload: Payload) -> None:
         self._stream.session.reply(invocation.call_id, _ITEM, payload)
+        self._stream.traffic.frames_sent += 1
         self._stream.kick()
 
     def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
@@ -53,6 +54,7 @@ class _SessionSink:
         else:
             kind = _END if invocation.is_stream else _RESULT
             session.reply(invocation.call_id, kind, payload)
+        self._stream.traffic.frames_sent += 1
         self._stream.kick()
 
 
@@ -81,6 +83,10 @@ class ReplicaDispatcher:
     Args:
         replica: Serve's admission and accounting.
         settings: Limits and windows.
+
+    Attributes:
+        outcomes: How many requests ended in which way, by the status in the access log.
+        rejections: How many were turned away because the replica was full.
     """
 
     def __init__(self, replica: ReplicaAccess, settings: Settings) -> None:
@@ -93,6 +99,8 @@ class ReplicaDispatcher:
         self._plain_sinks: dict[PlainCall, _PlainSink] = {}
         self._turned_away: OrderedDict[SessionStream, None] = OrderedDict()
         self._is_tracing = is_tracing()
+        self.outcomes: Counter[str] = Counter()
+        self.rejections = 0
         replica.on_slot_released(self._on_slot_released)
 
     def __repr__(self) -> str:
@@ -143,6 +151,7 @@ class ReplicaDispatcher:
                     continue
             elif not self._replica.try_admit():
                 stream.session.reject(inbound.id)
+                self.rejections += 1
                 self._turned_away[stream] = None
                 continue
             invocation = _from_session(sink, inbound)
@@ -183,6 +192,7 @@ class ReplicaDispatcher:
             call.end(message_from_error(MessageTooLargeError(size, limit, "request")))
             return
         if not self._replica.try_admit():
+            self.rejections += 1
             text = f"the replica is at max_ongoing_requests={self.max_ongoing_requests()}"
             call.end(Error(code=Error.OVERLOADED, message=text))
             return
@@ -214,6 +224,7 @@ class ReplicaDispatcher:
     def _on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
         # The slot is free before the reply leaves, so the load on the reply is true.
         self._replica.release()
+        self.outcomes[outcome.status] += 1
         invocation.sink.finish(invocation, outcome.payload, outcome.error)
         self._replica.record(
             method_name=invocation.method,

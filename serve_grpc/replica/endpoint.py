@@ -17,6 +17,7 @@ from serve_grpc._serve.replicas import ReplicaAccess, current_replica
 from serve_grpc._serve.routers import Endpoint
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
+from serve_grpc.replica.reporting import ReplicaReporter
 from serve_grpc.transport.server import ReplicaServer
 
 __all__ = ["publish_endpoint"]
@@ -47,17 +48,21 @@ async def publish_endpoint() -> dict[str, Any]:
 
 async def _start(replica: ReplicaAccess) -> Endpoint:
     secret = await asyncio.get_running_loop().run_in_executor(None, cluster_secret)
+    dispatcher = ReplicaDispatcher(replica, settings)
     server = ReplicaServer(
         replica_id=replica.replica_id,
         secret=secret,
         settings=settings,
-        dispatcher=ReplicaDispatcher(replica, settings),
+        dispatcher=dispatcher,
     )
     host = settings.bind_host or node_address()
     port = await server.start(host)
+    reporter = ReplicaReporter(replica, dispatcher, server)
+    reporter.start()
 
     async def stop() -> None:
         await server.stop(CLOSE_GRACE_S)
+        reporter.stop()
 
     replica.around_shutdown(server.drain, stop)
     logger.info("serve_grpc listens on %s:%d", host, port, extra={"log_to_stderr": False})

@@ -39,6 +39,7 @@ class ReplicaFacts:
         model_ids: Multiplexed models it holds.
         max_ongoing_requests: How many requests it runs at once.
         actor_id: Of its actor, for errors; "" if not known.
+        deployment, application: What it is a replica of, for metrics.
     """
 
     replica_id: str
@@ -48,6 +49,8 @@ class ReplicaFacts:
     model_ids: frozenset[str] = frozenset()
     max_ongoing_requests: int = 1
     actor_id: str = ""
+    deployment: str = ""
+    application: str = ""
 
 
 class Peer:

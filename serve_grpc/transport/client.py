@@ -17,6 +17,7 @@ from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.protocol.caller import CallerSession, CallT
 from serve_grpc.transport.credentials import open_channel
 from serve_grpc.transport.stream import Writer
+from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["SESSION_METHOD", "ClientStream"]
 
@@ -34,6 +35,7 @@ class ClientStream:
         settings: For TLS.
         on_message: Called with each message of the replica; an exception of it ends the stream.
         on_closed: Called once when the stream has ended, with the reason.
+        traffic: Where messages and bytes are counted.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class ClientStream:
         *,
         on_message: Callable[[bytes], None],
         on_closed: Callable[[BaseException | str], None],
+        traffic: Traffic,
     ) -> None:
         self._session = session
         self._address = address
         self._settings = settings
         self._on_message = on_message
         self._on_closed = on_closed
+        self._traffic = traffic
         self._writer: Writer | None = None
         self._task: asyncio.Task[None] | None = None
         self._write_error: BaseException | None = None
@@ -96,11 +100,13 @@ class ClientStream:
             call = channel.stream_stream(
                 SESSION_METHOD, request_serializer=None, response_deserializer=None
             )()
-            self._writer = Writer(self._session.outbox, call.write)
+            self._writer = Writer(self._session.outbox, call.write, traffic=self._traffic)
             writing = asyncio.get_running_loop().create_task(self._writer.run())
             writing.add_done_callback(self._on_writer_done)
             try:
                 while (message := await call.read()) is not grpc.aio.EOF:
+                    self._traffic.messages_received += 1
+                    self._traffic.bytes_received += len(message)
                     self._on_message(message)
                     if self._session.outbox.queued_bytes:
                         self._writer.kick()

@@ -27,6 +27,7 @@ from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import WireError
 from serve_grpc.transport.credentials import bind, server_options
 from serve_grpc.transport.stream import Writer
+from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
 
@@ -74,13 +75,23 @@ class Dispatcher(Protocol):
 
 
 class SessionStream:
-    """I/O of one session on the replica's side."""
+    """I/O of one session on the replica's side.
 
-    def __init__(self, session: ReplicaSession, context: Any, dispatcher: Dispatcher) -> None:
+    `traffic` is shared with the server's other sessions; whoever replies counts the frames sent.
+    """
+
+    def __init__(
+        self,
+        session: ReplicaSession,
+        context: Any,
+        dispatcher: Dispatcher,
+        traffic: Traffic | None = None,
+    ) -> None:
         self.session = session
+        self.traffic = traffic or Traffic()
         self._context = context
         self._dispatcher = dispatcher
-        self._writer = Writer(session.outbox, context.write, self._stamp)
+        self._writer = Writer(session.outbox, context.write, self._stamp, self.traffic)
 
     def kick(self) -> None:
         """Tell that the session has something to write."""
@@ -103,6 +114,8 @@ class SessionStream:
         writing.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
+                self.traffic.messages_received += 1
+                self.traffic.bytes_received += len(message)
                 try:
                     arrival = self.session.receive(message)
                 except WireError as error:
@@ -113,6 +126,7 @@ class SessionStream:
                     return
                 if self.session.state is SessionState.OPEN:
                     timeout.cancel()
+                self.traffic.frames_received += len(arrival.requests)
                 self._dispatcher.on_arrival(self, arrival)
                 if self.session.outbox.queued_bytes:
                     self._writer.kick()
@@ -167,6 +181,8 @@ class PlainCall:
 class ReplicaServer:
     """The server of one replica. Lives on the loop it is started on.
 
+    `traffic` is what went over its sessions until now.
+
     Args:
         replica_id: Unique id of the replica.
         secret: The cluster's secret.
@@ -183,6 +199,7 @@ class ReplicaServer:
         self._dispatcher = dispatcher
         self._verifier = CallVerifier(secret, replica_id)
         self._streams: set[SessionStream] = set()
+        self.traffic = Traffic()
         self._epochs = 0
         self._is_draining = False
         self._server = grpc.aio.server(
@@ -194,6 +211,11 @@ class ReplicaServer:
 
     def __repr__(self) -> str:
         return f"<ReplicaServer of {self._replica_id}, {len(self._streams)} sessions>"
+
+    @property
+    def sessions(self) -> int:
+        """How many are open."""
+        return len(self._streams)
 
     def _add_doors(self) -> None:
         self._server.add_generic_rpc_handlers(
@@ -271,7 +293,7 @@ class ReplicaServer:
             max_ongoing_requests=self._dispatcher.max_ongoing_requests(),
             max_message_bytes=self._settings.max_message_bytes,
         )
-        stream = SessionStream(session, context, self._dispatcher)
+        stream = SessionStream(session, context, self._dispatcher, self.traffic)
         if self._is_draining:
             session.refuse(Refusal.DRAINING, "the replica is shutting down")
             await context.write(session.outbox.take())

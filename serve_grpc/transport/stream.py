@@ -14,6 +14,8 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Protocol
 
+from serve_grpc.transport.traffic import Traffic
+
 __all__ = ["Writer"]
 
 
@@ -30,6 +32,7 @@ class Writer:
         outbox: Where messages come from.
         write: Sends one message; returns when the transport took it.
         before_take: Called before each message is taken, to add what should ride on it.
+        traffic: Where messages and bytes are counted.
     """
 
     def __init__(
@@ -37,10 +40,12 @@ class Writer:
         outbox: _Outbox,
         write: Callable[[bytes], Coroutine[Any, Any, None]],
         before_take: Callable[[], None] | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self._outbox = outbox
         self._write = write
         self._before_take = before_take
+        self._traffic = traffic or Traffic()
         self._wake: asyncio.Future[None] | None = None
         self._begun: Awaitable[None] | None = None
         self._low_water: list[tuple[int, asyncio.Future[None]]] = []
@@ -70,7 +75,11 @@ class Writer:
     def _take(self) -> bytes:
         if self._before_take is not None:
             self._before_take()
-        return self._outbox.take()
+        message = self._outbox.take()
+        traffic = self._traffic
+        traffic.messages_sent += 1
+        traffic.bytes_sent += len(message)
+        return message
 
     async def run(self) -> None:
         """Write until cancelled, or until the stream breaks with the error of `write`."""
@@ -90,7 +99,7 @@ class Writer:
     async def flush(self) -> None:
         """Write what is queued, then return. Only while `run` is not running."""
         while self._outbox.queued_bytes:
-            await self._write(self._outbox.take())
+            await self._write(self._take())
 
     async def wait_below(self, max_bytes: int) -> None:
         """Return once at most `max_bytes` wait to be written."""

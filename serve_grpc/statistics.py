@@ -1,0 +1,140 @@
+"""What a handle knows of its calls and its replicas, as one value for people who debug.
+
+Read from whatever thread asks, without a lock and without the loop that carries the calls, so it
+answers while that loop is blocked, too. The numbers may be of slightly different moments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_grpc.caller.router import Router
+from serve_grpc.routing.peer import Peer
+from serve_grpc.transport.traffic import Traffic
+
+__all__ = ["HandleStatistics", "ReplicaStatistics", "statistics_of"]
+
+
+@dataclass(frozen=True)
+class ReplicaStatistics:
+    """One replica, as this process sees it.
+
+    Attributes:
+        replica_id: Ray Serve's unique id.
+        address: "host:port" of its endpoint.
+        state: Of the session: "idle" (none was needed yet), "connecting", "ready", "suspect" (it
+            does not answer heartbeats), "lost" (to be opened again) or "gone" (it drains).
+        in_flight: Calls of this process that it has not answered.
+        reported_load: Requests of all callers that ran there when it last said so, and those sent
+            since.
+        max_ongoing_requests: How many it runs at once.
+        is_blocked: Whether it turned a call away and has not told of a free slot since.
+    """
+
+    replica_id: str
+    address: str
+    state: str
+    in_flight: int
+    reported_load: int
+    max_ongoing_requests: int
+    is_blocked: bool
+
+
+@dataclass(frozen=True)
+class HandleStatistics:
+    """The calls by value of a handle and its copies, since the first of them.
+
+    Attributes:
+        deployment_name, app_name: What is called.
+        transport: "serve_grpc", "by reference", "Serve's gRPC" (see `fallback_reason`), or
+            "undecided" while no call was made or the deployment's replicas are not known.
+        fallback_reason: Why calls by value go over Serve's own transport; None if they do not.
+        calls: How many calls ended, by outcome: `serve_grpc_calls` in docs/metrics.md. Those that
+            Serve's transport carried are not among them.
+        in_flight: Calls on replicas, of all handles to the deployment on the same event loop.
+        waiting: Calls that wait for a replica.
+        rejections: How often a full or draining replica turned a call away.
+        retries: How often a call was repeated after its session was lost.
+        messages_sent, requests_sent, bytes_sent, messages_received, replies_received,
+            bytes_received: What went over the sessions, of all handles to the deployment on the
+            same event loop. Requests divided by messages is the mean size of a batch.
+        replicas: Those with an endpoint, by id.
+    """
+
+    deployment_name: str
+    app_name: str
+    transport: str
+    fallback_reason: str | None
+    calls: dict[str, int]
+    in_flight: int
+    waiting: int
+    rejections: int
+    retries: int
+    messages_sent: int
+    requests_sent: int
+    bytes_sent: int
+    messages_received: int
+    replies_received: int
+    bytes_received: int
+    replicas: tuple[ReplicaStatistics, ...]
+
+
+def statistics_of(
+    router: Router | None,
+    *,
+    deployment_name: str,
+    app_name: str,
+    is_by_reference: bool,
+    fallback_reason: str | None,
+) -> HandleStatistics:
+    """The statistics of a handle.
+
+    Args:
+        router: The handle's, None if it has none yet.
+        deployment_name, app_name, is_by_reference: Of the handle.
+        fallback_reason: Why it can have no router, None if it can.
+    """
+    tally = router.tally if router is not None else None
+    if router is not None and router.fallback_reason is not None:
+        fallback_reason = router.fallback_reason
+    traffic = tally.traffic if tally is not None else Traffic()
+    peers = tally.replicas.peers if tally is not None and tally.replicas is not None else ()
+    return HandleStatistics(
+        deployment_name=deployment_name,
+        app_name=app_name,
+        transport=_transport(router, is_by_reference, fallback_reason),
+        fallback_reason=fallback_reason,
+        calls=tally.outcomes() if tally is not None else {},
+        in_flight=sum(peer.in_flight for peer in peers),
+        waiting=tally.waiting if tally is not None else 0,
+        rejections=tally.rejections if tally is not None else 0,
+        retries=tally.retries if tally is not None else 0,
+        messages_sent=traffic.messages_sent,
+        requests_sent=traffic.frames_sent,
+        bytes_sent=traffic.bytes_sent,
+        messages_received=traffic.messages_received,
+        replies_received=traffic.frames_received,
+        bytes_received=traffic.bytes_received,
+        replicas=tuple(_of_replica(peer) for peer in peers),
+    )
+
+
+def _transport(router: Router | None, is_by_reference: bool, fallback_reason: str | None) -> str:
+    if is_by_reference:
+        return "by reference"
+    if fallback_reason is not None:
+        return "Serve's gRPC"
+    return "serve_grpc" if router is not None and router.is_ready else "undecided"
+
+
+def _of_replica(peer: Peer) -> ReplicaStatistics:
+    facts = peer.facts
+    return ReplicaStatistics(
+        replica_id=facts.replica_id,
+        address=facts.address,
+        state=peer.state.value,
+        in_flight=peer.in_flight,
+        reported_load=peer.reported,
+        max_ongoing_requests=facts.max_ongoing_requests,
+        is_blocked=peer.blocked,
+    )
