@@ -136,8 +136,8 @@ class Tally:
         metrics.on_waits(waits_ms, at_once)
         metrics.on_resolved(resolutions_ms, without)
         if self.replicas is not None:
-            is_in_backoff = self.waiting > 0 and self.replicas.has_blocked
-            metrics.set_tasks(int(self.waiting > 0), int(is_in_backoff))
+            is_full = self.waiting > 0 and len(self.replicas) > 0
+            metrics.set_tasks(routing=int(self.waiting > 0), in_backoff=int(is_full))
             metrics.set_loads({p.facts.replica_id: p.load for p in self.replicas.peers})
 
 

@@ -1,4 +1,7 @@
-"""What Serve knows of our calls: counters, access log, ids, queue lengths, autoscaling."""
+"""What Serve knows of our calls: access log, request context, queue lengths, autoscaling.
+
+What holds for every transport is in compat/test_compat_metrics.py.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import re
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 import ray
 from ray import serve
@@ -29,47 +31,6 @@ def counted(deploy):
 @pytest.fixture(scope="module")
 def replica(counted):
     return counted.replica.remote().result(timeout_s=20)
-
-
-def metric(name, **labels):
-    """Sum of the samples with these labels, from the node's Prometheus endpoint."""
-    (node,) = ray.nodes()
-    text = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}").text
-    total = 0.0
-    for line in text.splitlines():
-        if re.match(rf"ray_{name}(_total)?\{{", line) and all(
-            f'{key}="{value}"' in line for key, value in labels.items()
-        ):
-            total += float(line.rsplit(" ", 1)[1])
-    return total
-
-
-# ------------------------------------------------------------ metrics
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "serve_deployment_request_counter",
-        "serve_deployment_processing_latency_ms_count",
-        "serve_handle_request_counter",
-        "serve_num_router_requests",
-    ],
-)
-def test_requests_are_counted_in_serves_metrics(counted, name):
-    before = metric(name, deployment="Counted")
-    for _ in range(10):
-        counted.remote(1).result(timeout_s=20)
-    list(counted.options(method_name="items", stream=True).remote(3))
-    eventually(lambda: metric(name, deployment="Counted") >= before + 11, timeout_s=30)
-
-
-def test_errors_are_counted_with_their_type(counted):
-    for _ in range(3):
-        with pytest.raises(ValueError, match="a bad value"):
-            counted.fail.remote("ValueError").result(timeout_s=20)
-    labels = {"deployment": "Counted", "exception_type": "ValueError"}
-    eventually(lambda: metric("serve_deployment_error_counter", **labels) == 3, timeout_s=30)
 
 
 # ------------------------------------------------------------ access log
@@ -128,29 +89,7 @@ def test_access_log_has_one_line_for_each_of_many_calls(counted, replica):
     ] * 200
 
 
-def test_cancelled_call_is_logged_as_cancelled(counted, replica, key):
-    response = counted.hold.remote(key)
-    eventually(lambda: counted.watch.remote(key).result(timeout_s=20)["note"] == "running")
-    response.cancel()
-    lines = eventually(lambda: [x for x in lines_of(replica, response.request_id) if "CALL" in x])
-    assert len(lines) == 1
-    assert "CANCELLED" in lines[0]
-
-
 # ------------------------------------------------------------ ids and context
-
-
-@pytest.mark.parametrize("by_reference", BOTH)
-def test_nested_calls_carry_the_request_id(counted, by_reference):
-    response = counted.options(_by_reference=by_reference).requests.remote()
-    assert response.result(timeout_s=20) == [response.request_id] * 2
-
-
-def test_request_ids_of_separate_calls_differ(counted):
-    responses = [counted.request.remote() for _ in range(20)]
-    seen = [r.result(timeout_s=20)["request_id"] for r in responses]
-    assert seen == [r.request_id for r in responses]
-    assert len(set(seen)) == 20
 
 
 def test_request_context_is_that_of_serve(counted):
