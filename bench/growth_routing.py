@@ -12,6 +12,7 @@ import itertools
 import random
 import statistics
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, TypeVar
 from unittest import mock
@@ -23,6 +24,7 @@ from serve_grpc.config import Settings
 from serve_grpc.protocol.caller import CallEventKind, Envelope, RequestFields
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.routing.picker import Picker
+from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["REPLICAS", "Row", "measure_routing"]
 
@@ -153,6 +155,11 @@ class _Pool:
 
     def __init__(self) -> None:
         self.connections: dict[str, _Connection] = {}
+        self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
+        self.is_alive = True
+
+    def states(self) -> Counter[tuple[str, str, str]]:
+        return Counter()
 
     def acquire(self, facts: ReplicaFacts, _: Router) -> _Connection:
         return self.connections.setdefault(facts.replica_id, _Connection(facts))
@@ -170,6 +177,7 @@ def _new_calls(router: Router) -> list[Call]:
             response_loads=bytes,
             deadline_s=None,
             is_idempotent=False,
+            ended=router.tally.ended,
         )
         for _ in range(CALLS)
     ]

@@ -95,12 +95,14 @@ class Router:
 
     def _start(self) -> None:
         access = self._access
-        self._replicas = Replicas(pool_of(), self, node_id=access.node_id, zone=access.zone)
+        pool = pool_of()
+        self._replicas = Replicas(pool, self, node_id=access.node_id, zone=access.zone)
         self._placed = PlacedCalls(
             self._replicas, self.mailbox, self._settings, ended=self.tally.ended
         )
         self.tally.replicas = self._replicas
-        reporter_of(pool_of(), access.actor_id).add(self.tally)
+        self._reporter = reporter_of(pool, access.actor_id)
+        self._reporter.add(self.tally)
         access.subscribe(self._on_replicas)
         access.carry_requests(self._placed.send)
 
@@ -382,4 +384,4 @@ class Router:
             self._backoff_timer = None
         if self._replicas is not None:
             self._replicas.update(())
-            reporter_of(pool_of(), self._access.actor_id).remove(self.tally)
+            self._reporter.remove(self.tally)
