@@ -100,7 +100,7 @@ def reconfigured(config: Any) -> Changed:
     return Changed(seen, {answer[2] for name in handles for answer in seen[name].answers})
 
 
-@behaviour("Operations", "A config file deploys: `serve build`, then `serve run` or `serve deploy`")
+@behaviour("Operations", "A config file deploys: `serve build`, then `serve run`")
 def test_a_config_file_deploys(config, transport):
     front = serve_grpc.get_app_handle("file-1")
     version, _, pid = transport.over(back_of("file-1")).remote().result(timeout_s=CALL_S)
