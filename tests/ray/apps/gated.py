@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Board", "Gated"]
+__all__ = ["Board", "Gated", "note"]
 
 POLL_S = 0.01
 
@@ -46,6 +46,12 @@ class Board:
         Path(self.path, f"release-{name}").touch()
 
 
+def note(path: str, event: str, name: str, running: int) -> None:
+    """Write a line that the test's `Board(path)` reads."""
+    with open(f"{path}/log", "a") as file:
+        file.write(f"{event} {name} {os.getpid()} {running}\n")
+
+
 async def _released(path: str, name: str) -> None:
     # The signal comes from another process, through the file system.
     signals = [Path(path, f"release-{which}") for which in ("all", name)]
@@ -61,8 +67,7 @@ class Gated:
         self.running = 0
 
     def _note(self, path: str, event: str, name: str) -> None:
-        with open(f"{path}/log", "a") as file:
-            file.write(f"{event} {name} {os.getpid()} {self.running}\n")
+        note(path, event, name, self.running)
 
     async def __call__(self, path: str, name: str = "x") -> str:
         self.running += 1
