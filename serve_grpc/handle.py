@@ -15,20 +15,25 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import ray
 from ray.serve import handle as serve_handle
 
-from serve_grpc._serve.handles import DEFAULT, RUN_ROUTER_IN_SEPARATE_LOOP
+from serve_grpc._serve.handles import (
+    DEFAULT,
+    RUN_ROUTER_IN_SEPARATE_LOOP,
+    get_random_string,
+    shared_router,
+)
 from serve_grpc._serve.request_routers import mark
 from serve_grpc._serve.requests import (
     current_request,
     generate_request_id,
     inside_ray_client_context,
 )
-from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR, has_replicas
+from serve_grpc._serve.routers import has_replicas
+from serve_grpc.arguments import needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.context import CallWithContext
-from serve_grpc.caller.registry import known_router, router_of
+from serve_grpc.caller.registry import HandleFamily, known_router, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
@@ -51,11 +56,6 @@ logger = logging.getLogger(LOGGER_NAME)
 T = TypeVar("T")
 
 _UNREACHABLE = "cannot be reached from here (Ray Client or local testing mode)"
-_RESOLVED_TYPES = (
-    serve_handle.DeploymentResponse,
-    serve_handle.DeploymentResponseGenerator,
-    ray.ObjectRef,
-)
 
 
 class DeploymentHandle(serve_handle.DeploymentHandle[T]):
@@ -64,6 +64,8 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._timeout_s: float | None = kwargs.pop("timeout_s", None)
         self._idempotent: bool = kwargs.pop("idempotent", False)
+        self._family: HandleFamily = kwargs.pop("family", None) or HandleFamily()
+        self._native: Any = None  # Serve's handle, whose router this one is going to share
         super().__init__(*args, **kwargs)
         options = self.handle_options
         self._request_serializer: Serializer = get_serializer(options.request_serialization)
@@ -71,7 +73,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._by_name: dict[str, DeploymentHandle[T]] = {}
         self._envelopes: dict[tuple[str, str], Envelope] = {}
         self._data_router: Router | None = None
-        self._said: set[str] = set()  # what was logged once, shared with copies
+        self._family.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, (fields,) = super().__reduce__()
@@ -130,15 +132,9 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             if name != "self" and value is not DEFAULT.VALUE
         }
         check_options(given)
-        own = {
-            "timeout_s": given.pop("timeout_s", self._timeout_s),
-            "idempotent": given.pop("idempotent", self._idempotent),
-        }
-        return self._copy(self._options(**given), **own)
-
-    def _copy(
-        self, native: Any, *, timeout_s: float | None, idempotent: bool
-    ) -> DeploymentHandle[T]:
+        timeout_s = given.pop("timeout_s", self._timeout_s)
+        idempotent = given.pop("idempotent", self._idempotent)
+        native: Any = self._options(**given)
         copy = type(self)(
             native.deployment_name,
             native.app_name,
@@ -150,12 +146,22 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             _handle_id=native.handle_id,
             timeout_s=timeout_s,
             idempotent=idempotent,
+            family=self._family,
         )
         copy._data_router = self._data_router
-        copy._said = self._said
         return copy
 
     def _init(self, **kwargs: Any) -> None:
+        if self._native is not None and not self.is_initialized:
+            if not kwargs and (router := shared_router(self._native)) is not None:
+                self._router, self.init_options = router, self._native.init_options
+                return
+            # A router of its own; the controller tells the reports of routers apart by handle.
+            self._family.owns_router = True
+            self.handle_id = get_random_string()
+            self.request_counter = self._create_request_counter(
+                self.app_name, self.deployment_name, self.handle_id
+            )
         # Serve refuses a router on the caller's loop where there is no loop, as in a driver
         # thread; such a caller gets the router thread that Serve uses by default.
         if not RUN_ROUTER_IN_SEPARATE_LOOP and asyncio._get_running_loop() is None:
@@ -188,7 +194,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
         if is_native:  # as a call of ours, so that its deadline holds
             router.mailbox.run(router.submit, call)
-        elif _needs_resolving(args, kwargs):
+        elif needs_resolving(args, kwargs):
             router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
         elif self._serialize(call, args, kwargs):
             router.mailbox.run(router.submit, call)
@@ -260,17 +266,14 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
 
         async def run() -> None:
             started_s = time.monotonic()
-            waiting = [asyncio.ensure_future(_resolve(v)) for v in (*args, *kwargs.values())]
             try:
-                # Shielded: an argument may be wanted elsewhere when this call is given up.
-                values = await asyncio.shield(asyncio.gather(*waiting))
+                values = await resolve_all(args, kwargs, self._request_serializer)
             except Exception as error:
                 call.fail(error)
                 return
             call.place = None
             router.tally.resolutions_ms.append((time.monotonic() - started_s) * 1000)
-            new_kwargs = dict(zip(kwargs, values[len(args) :], strict=True))
-            if self._serialize(call, tuple(values[: len(args)]), new_kwargs):
+            if self._serialize(call, *values):
                 router.submit(call)
 
         router.watch_deadline(call)
@@ -336,8 +339,8 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         return self._call_natively(args, kwargs)
 
     def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._family.said:
+            self._family.said.add(text)
             logger.warning("Handle of deployment %r: %s.", self.deployment_name, text)
 
     def statistics(self) -> HandleStatistics:
@@ -355,19 +358,20 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         )
 
     def shutdown(self) -> None:
-        """As Serve's; later calls by value fail with `ServeGrpcError`."""
+        """Later calls by value fail with `ServeGrpcError`; other handles are not disturbed."""
         self._close_router()
-        super().shutdown()
+        if self._family.owns_router:
+            super().shutdown()
 
     async def shutdown_async(self) -> None:
-        """As Serve's; later calls by value fail with `ServeGrpcError`."""
+        """As `shutdown`."""
         self._close_router()
-        await super().shutdown_async()
+        if self._family.owns_router:
+            await super().shutdown_async()
 
     def _close_router(self) -> None:
         if self._data_router is not None:
-            router = self._data_router
-            router.mailbox.run(router.close, "the handle was shut down")
+            self._family.shut_down(self._data_router)
 
 
 def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:
@@ -380,7 +384,7 @@ def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:
         return handle
     if not isinstance(handle, serve_handle.DeploymentHandle):
         raise TypeError(f"expected a Ray Serve DeploymentHandle, got {type(handle).__name__}")
-    return DeploymentHandle(
+    wrapped: DeploymentHandle[T] = DeploymentHandle(
         handle.deployment_name,
         handle.app_name,
         init_options=handle.init_options,
@@ -390,18 +394,6 @@ def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:
         _request_counter=handle.request_counter,
         _handle_id=handle.handle_id,
     )
-
-
-def _needs_resolving(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    for value in args:
-        if isinstance(value, _RESOLVED_TYPES):
-            return True
-    return bool(kwargs) and any(isinstance(value, _RESOLVED_TYPES) for value in kwargs.values())
-
-
-async def _resolve(value: Any) -> Any:
-    if isinstance(value, serve_handle.DeploymentResponseGenerator):
-        raise GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
-    if isinstance(value, (serve_handle.DeploymentResponse, ray.ObjectRef)):
-        return await value
-    return value
+    wrapped._native = handle
+    wrapped._family.owns_router = False
+    return wrapped

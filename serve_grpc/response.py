@@ -16,6 +16,8 @@ from ray.serve import handle as serve_handle
 
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ObjectRefNotSupportedError
+from serve_grpc.payload import Payload
+from serve_grpc.serialization import PICKLES
 
 __all__ = [
     "ByValueResponse",
@@ -81,6 +83,13 @@ class ByValueResponse(_ByValue, DeploymentResponse[R]):
             yield from call.wait_news()
         result: R = call.result()
         return result
+
+    async def _wait_for_pickle(self) -> Payload | None:
+        """Wait for the call's end; the result if it is a pickle that nobody has loaded."""
+        call = self._call
+        await call.wait_done()
+        payload: Payload | None = call.payload  # None: an error, or a value that is loaded
+        return payload if call.fields.envelope.response_serializer in PICKLES else None
 
     def result(self, *, timeout_s: float | None = None, _skip_asyncio_check: bool = False) -> R:
         """Wait for the result in this thread.

@@ -22,6 +22,7 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
 
 __all__ = [
+    "PICKLES",
     "Serializer",
     "get_serializer",
     "register_serializer",
@@ -235,6 +236,8 @@ _serializers: dict[str, Serializer] = {
     )
 }
 _BUILT_IN = frozenset(_serializers)
+PICKLES = frozenset({"cloudpickle", "pickle"})
+"""Serializers whose payloads are pickles."""
 
 
 def serializer_names() -> list[str]:

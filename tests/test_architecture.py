@@ -65,6 +65,7 @@ ARROWS = (
     ("_serve",),
     ("caller", "replica"),
     ("handle_options", "response", "statistics"),
+    ("arguments",),
     ("handle",),
     ("deployment",),
     ("__init__",),

@@ -4,7 +4,7 @@
     routers.py          a handle's router: replica set, configuration, metrics
     router_metrics.py   the metrics of Serve's request router
     request_routers.py  requests that Serve's own router places, over our sessions
-    handles.py          a handle's default marker and flag
+    handles.py          a handle's default marker and flag, the router of Serve's own handle
     requests.py         request context, parents and children of a request
     replicas.py         the replica this process runs: admission, metrics, user's methods
     tracing.py          Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
@@ -26,7 +26,7 @@ does so, and runs the tests of a real Serve, on the newest patch of each of thes
 | `AsyncioRouter._objref_resolution_latency_ms`, `RequestRouter.queue_wait_time_ms_histogram`, `.router_queue_len_gauge`, `.num_routing_tasks_gauge`, `.curr_num_routing_tasks`, `.num_routing_tasks_in_backoff_gauge`, `.num_routing_tasks_in_backoff` | metrics of the request router |
 | `RequestRouter.curr_replicas`, `PowerOfTwoChoicesRequestRouter`, `RunningReplicaInfo`, `RunningReplica._replica_info` | what the control plane says of a replica |
 | `RequestRouter._create_replica_wrapper_func` (wrapped on the instance), `RunningReplica._grpc_replica_wrapper` (set on the instance), `.stub`, `.actor_id`, `ReplicaWrapper`, `gRPCReplicaWrapper`, `ReplicaResult`, `ReplicaQueueLengthInfo`, `RequestMetadata` (extended), `RequestMetadata._client`, `._reserved_slot_token`, `DeploymentHandle._init_router_and_get_metadata` (extended), `._dispatch` (in handle.py) | a sender of ours in Serve's router |
-| `DeploymentHandle._init`, `._init_router`, `._options`, `._remote`, `._router`, `._create_router`, `._is_router_running_in_separate_loop` (of the class that ours extends, in handle.py), `DynamicHandleOptions._by_reference`, `utils.DEFAULT`, `GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR`, `inside_ray_client_context` | Serve's own path, options |
+| `DeploymentHandle._init`, `._init_router`, `._options`, `._remote`, `._router`, `._create_router`, `._is_router_running_in_separate_loop` (of the class that ours extends, in handle.py), `DeploymentHandle._create_request_counter`, `DynamicHandleOptions._by_reference`, `utils.DEFAULT`, `utils.get_random_string`, `context._get_internal_replica_context`, `GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR`, `inside_ray_client_context` | Serve's own path, options, routers that handles share |
 | `Application._bound_deployment`, `._ingress_request_router`, `._with_ingress_request_router` (in deployment.py), `_PyObjScanner` | the application graph |
 | `worker.global_worker`, `global_worker.actors`, `ReplicaActor._replica_impl` | the running replica |
 | `Semaphore._value`, `Replica._semaphore`, `._reserved_slots`, `._metrics_manager`, `._event_loop`, `._user_callable_wrapper`, `._quiescing`, `._shutting_down`, `.perform_graceful_shutdown` (wrapped on the instance), `._replica_id`, `._deployment_id`, `._ingress`, `._access_log_context`, `.get_num_ongoing_requests` | admission, accounting, shutdown |

@@ -82,7 +82,8 @@ class Call:
         ended: Where the type of its error is noted when it ends; None if nobody counts it.
         queued_s: When it began to wait for a replica, on `time.monotonic`; 0 if it never did.
         done: Whether it has ended.
-        value, error: How it ended; `value` is a payload until a consumer has deserialized it.
+        payload: The result as it came, until a consumer has deserialized it.
+        value, error: How it ended; `value` holds only if `has_value`.
     """
 
     __slots__ = (
@@ -105,6 +106,7 @@ class Call:
         "is_queued",
         "native",
         "parent_id",
+        "payload",
         "place",
         "queued_s",
         "response_loads",
@@ -131,6 +133,7 @@ class Call:
         self.ended = ended
         self.done = False
         self.error: BaseException | None = None
+        self.payload: Any = None
         self.value: Any = None
         self.has_value = False
         self.is_cancelled = False
@@ -165,7 +168,7 @@ class Call:
     def succeed(self, payload: Payload) -> None:
         """The result of a unary call, or the end of a stream."""
         if not self.done:
-            self.value = payload
+            self.payload = payload
             self._finish()
 
     def succeed_with(self, value: Any) -> None:
@@ -301,7 +304,9 @@ class Call:
         """The value of a call that is done; raises its error."""
         if self.error is not None:
             raise self.error
+        payload = self.payload  # read first: a thread that loads it too lets go of it last
         if not self.has_value:
-            self.value = self._load(self.value)
+            self.value = self._load(payload)
             self.has_value = True
+            self.payload = None
         return self.value

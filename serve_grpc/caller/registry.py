@@ -1,4 +1,7 @@
-"""The router of a native router: one for each, found by every handle that shares it."""
+"""The router of a native router: one for each, found by every handle that shares it.
+
+Copies of one handle are a family; a family that is shut down leaves a shared router to the others.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,15 @@ import weakref
 from typing import Any
 
 from serve_grpc._serve.routers import router_access
+from serve_grpc.caller import outcomes
+from serve_grpc.caller.call import Call
 from serve_grpc.caller.router import Router
 from serve_grpc.config import settings
+from serve_grpc.errors import ServeGrpcError
 
-__all__ = ["known_router", "router_of"]
+__all__ = ["HandleFamily", "known_router", "router_of"]
+
+SHUT_DOWN = "the handle was shut down"
 
 _routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
@@ -47,3 +55,49 @@ def _close(router: Router) -> None:
         router.mailbox.post(router.close, "its handles are gone")
     except RuntimeError:
         return  # its loop is closed
+
+
+class HandleFamily:
+    """What a handle and its copies share.
+
+    Attributes:
+        owns_router: Whether their router serves no other handle.
+        said: What was logged once.
+    """
+
+    def __init__(self) -> None:
+        self.owns_router = True
+        self.said: set[str] = set()
+        self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, handle: Any) -> None:
+        """One more copy."""
+        with self._lock:
+            self._handles.add(handle)
+
+    def shut_down(self, router: Router) -> None:
+        """Let later calls of all copies fail."""
+        if self.owns_router:
+            router.mailbox.run(router.close, SHUT_DOWN)
+            return
+        with self._lock:
+            handles = tuple(self._handles)
+        for handle in handles:
+            handle._data_router = _ShutDownRouter(router)
+
+
+class _ShutDownRouter(Router):
+    """Stands where a family had a router that others go on using. Refuses every call."""
+
+    def __init__(self, router: Router) -> None:
+        self.loop, self.mailbox = router.loop, router.mailbox
+        self.tally, self.is_tracing = router.tally, router.is_tracing
+        self.is_ready, self.is_native, self.fallback_reason = True, False, None
+
+    def __repr__(self) -> str:
+        return "<Router of a handle that was shut down>"
+
+    def submit(self, call: Call) -> None:
+        """Fail the call."""
+        outcomes.fail(call, ServeGrpcError(SHUT_DOWN))

@@ -1,0 +1,91 @@
+"""Responses as arguments: what is passed on as it came, and what has to be loaded first."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import pytest
+
+from serve_grpc.arguments import Pickled, needs_resolving, resolve
+from serve_grpc.payload import Segments
+from serve_grpc.protocol.caller import Envelope
+from serve_grpc.response import ByValueResponse
+from serve_grpc.serialization import get_serializer
+from tests.unit.transport_loop import TransportLoop
+
+CLOUDPICKLE = get_serializer("cloudpickle")
+
+
+class Unloadable:
+    """Pickles, and never comes back."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise AssertionError("it was loaded")
+
+
+def response_of(
+    transport: TransportLoop, payload: object, serializer: str = "cloudpickle"
+) -> ByValueResponse[object]:
+    envelope = Envelope("work", serializer, serializer, False, "/", "app")
+    loads = get_serializer(serializer).load_response
+    call = transport.new_call(envelope, response_loads=loads)
+    transport.run(call.succeed, payload)
+    return ByValueResponse(call)
+
+
+@pytest.mark.parametrize("name", ["cloudpickle", "pickle"])
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_a_pickled_result_is_passed_on_without_loading_it(
+    transport: TransportLoop, name: str, in_pieces: bool
+) -> None:
+    payload = pickle.dumps([1, "two"])
+    response = response_of(
+        transport, Segments([payload[:3], payload[3:]]) if in_pieces else payload
+    )
+    value = asyncio.run(resolve(response, get_serializer(name)))
+    assert isinstance(value, Pickled)
+    args, _ = CLOUDPICKLE.load_request(get_serializer(name).dump_request((value,), {}))
+    assert args == ([1, "two"],)
+
+
+def test_the_caller_needs_nothing_of_what_it_passes_on(transport: TransportLoop) -> None:
+    response = response_of(transport, pickle.dumps(Unloadable()))
+    value = asyncio.run(resolve(response, CLOUDPICKLE))
+    assert CLOUDPICKLE.dump_request((value,), {})
+
+
+def test_a_result_that_was_loaded_is_sent_as_it_is_now(transport: TransportLoop) -> None:
+    response = response_of(transport, pickle.dumps([1]))
+    result = response.result()
+    assert asyncio.run(resolve(response, CLOUDPICKLE)) is result
+
+
+@pytest.mark.parametrize(
+    ("response_name", "request_name"), [("msgpack", "pickle"), ("pickle", "msgpack")]
+)
+def test_another_serializer_needs_the_value(
+    transport: TransportLoop, response_name: str, request_name: str
+) -> None:
+    payload = get_serializer(response_name).dump_response([1])
+    response = response_of(transport, payload, response_name)
+    assert asyncio.run(resolve(response, get_serializer(request_name))) == [1]
+
+
+def test_an_error_of_the_first_call_is_raised(transport: TransportLoop) -> None:
+    call = transport.new_call()
+    transport.run(call.fail, KeyError("first"))
+    with pytest.raises(KeyError, match="first"):
+        asyncio.run(resolve(ByValueResponse(call), CLOUDPICKLE))
+
+
+def test_ordinary_arguments_need_no_resolving(transport: TransportLoop) -> None:
+    assert not needs_resolving((1, [2]), {"x": 3})
+    assert asyncio.run(resolve([2], CLOUDPICKLE)) == [2]
+    response = response_of(transport, pickle.dumps(1))
+    assert needs_resolving((response,), {})
+    assert needs_resolving((), {"x": response})
