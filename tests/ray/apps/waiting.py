@@ -47,9 +47,9 @@ class CallerProcess:
 
     def rpcs_to_controller(
         self, transport: str, names: tuple[str, str], handles: int, seconds: float
-    ) -> int:
-        """How often this process calls Serve's controller while so many handles are got, used
-        once, and kept for `seconds`."""
+    ) -> float:
+        """How often a second this process calls Serve's controller while so many handles are got,
+        used once, and kept for `seconds`."""
         controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         counted: Counter[str] = Counter()
         remote = ray.actor.ActorMethod._remote
@@ -59,6 +59,7 @@ class CallerProcess:
                 counted[method._method_name] += 1
             return remote(method, *args, **kwargs)
 
+        started_s = time.monotonic()
         ray.actor.ActorMethod._remote = counting
         try:
             held = [
@@ -69,7 +70,7 @@ class CallerProcess:
             time.sleep(seconds)
         finally:
             ray.actor.ActorMethod._remote = remote
-        return counted.total()
+        return counted.total() / (time.monotonic() - started_s)
 
     def calls_of_evicted_handle(self, transport: str, names: tuple[str, str]) -> list[bool]:
         """Whether calls of a handle work, and of one got anew, after it fell out of the cache."""
