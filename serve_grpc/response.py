@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import ray
 from ray.serve import handle as serve_handle
+from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ObjectRefNotSupportedError
@@ -38,9 +39,10 @@ class DeploymentResponseGenerator(serve_handle.DeploymentResponseGenerator[R]):
 
 
 class _ByValue:
-    """What both kinds share. `_call` is the only state."""
+    """What both kinds share."""
 
     _call: Call
+    _is_cancelled = False
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -57,11 +59,20 @@ class _ByValue:
 
     def cancel(self) -> None:
         """Cancel the call: the handler gets CancelledError, waiting here RequestCancelledError."""
+        self._is_cancelled = True
         self._call.cancel()
 
     def cancelled(self) -> bool:
         """Whether `cancel` was called; the call may have ended before it arrived."""
-        return self._call.is_cancelled
+        return self._is_cancelled
+
+    def _is_taken_along(self) -> bool:
+        """Whether the call was cancelled with the request that made it, or the task that awaits it.
+
+        As in Serve, code that awaits it then gets `asyncio.CancelledError`, like any code of a
+        cancelled task; `RequestCancelledError` is for who called `cancel`.
+        """
+        return self._call.is_cancelled and not self._is_cancelled
 
 
 class ByValueResponse(_ByValue, DeploymentResponse[R]):
@@ -76,12 +87,18 @@ class ByValueResponse(_ByValue, DeploymentResponse[R]):
         Raises:
             ServeGrpcError: One of `serve_grpc.errors`.
             RayTaskError: The user's exception, which is also of its own type.
-            RequestCancelledError: The call was cancelled.
+            RequestCancelledError: `cancel` was called.
+            asyncio.CancelledError: The request that made the call was cancelled.
         """
         call = self._call
         while not call.done:
             yield from call.wait_news()
-        result: R = call.result()
+        try:
+            result: R = call.result()
+        except RequestCancelledError:
+            if self._is_taken_along():
+                raise asyncio.CancelledError from None
+            raise
         return result
 
     async def _wait_for_pickle(self) -> Payload | None:
@@ -136,6 +153,8 @@ class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
         """The next item; raises as `DeploymentResponse.__await__` does."""
         call = self._call
         if not await call.wait_item():
+            if isinstance(call.error, RequestCancelledError) and self._is_taken_along():
+                raise asyncio.CancelledError
             self._raise_end(StopAsyncIteration())
         item: R = call.take_item()
         return item

@@ -58,10 +58,24 @@ def enter_request(fields: dict[str, Any]) -> None:
     serve_context._serve_request_context.set(context)
 
 
+class _Children(dict[Any, Any]):
+    """The calls of one request, of either transport.
+
+    When a request is cancelled, Serve's main thread walks over `values()` and cancels each. A call
+    that ends meanwhile, in another thread or because of that very cancel, takes itself out, so the
+    walk is over a copy.
+    """
+
+    def values(self) -> list[Any]:  # type: ignore[override]
+        return list(super().values())
+
+
 def add_child(parent_id: str, child_id: int, call: Cancellable) -> None:
     """Note that the request `parent_id` (an internal id) made this call."""
-    children: dict[Any, Any] = serve_context._in_flight_requests[parent_id]
-    children[child_id] = call
+    registry: Any = serve_context._in_flight_requests
+    if registry.default_factory is not _Children:
+        registry.default_factory = _Children
+    registry[parent_id][child_id] = call
 
 
 def remove_child(parent_id: str, child_id: int) -> None:

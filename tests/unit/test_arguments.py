@@ -7,11 +7,11 @@ import pickle
 
 import pytest
 
-from serve_grpc.arguments import Pickled, needs_resolving, resolve
+from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
 from serve_grpc.payload import Segments
 from serve_grpc.protocol.caller import Envelope
 from serve_grpc.response import ByValueResponse
-from serve_grpc.serialization import get_serializer
+from serve_grpc.serialization import Serializer, get_serializer
 from tests.unit.transport_loop import TransportLoop
 
 CLOUDPICKLE = get_serializer("cloudpickle")
@@ -26,6 +26,12 @@ class Unloadable:
 
 def _refuse() -> None:
     raise AssertionError("it was loaded")
+
+
+async def resolved(value: object, serializer: Serializer) -> object:
+    """`value`, resolved as the only argument."""
+    (resolved,), _ = await resolve_all((value,), {}, serializer)
+    return resolved
 
 
 def response_of(
@@ -47,7 +53,7 @@ def test_a_pickled_result_is_passed_on_without_loading_it(
     response = response_of(
         transport, Segments([payload[:3], payload[3:]]) if in_pieces else payload
     )
-    value = asyncio.run(resolve(response, get_serializer(name)))
+    value = asyncio.run(resolved(response, get_serializer(name)))
     assert isinstance(value, Pickled)
     args, _ = CLOUDPICKLE.load_request(get_serializer(name).dump_request((value,), {}))
     assert args == ([1, "two"],)
@@ -55,14 +61,14 @@ def test_a_pickled_result_is_passed_on_without_loading_it(
 
 def test_the_caller_needs_nothing_of_what_it_passes_on(transport: TransportLoop) -> None:
     response = response_of(transport, pickle.dumps(Unloadable()))
-    value = asyncio.run(resolve(response, CLOUDPICKLE))
+    value = asyncio.run(resolved(response, CLOUDPICKLE))
     assert CLOUDPICKLE.dump_request((value,), {})
 
 
 def test_a_result_that_was_loaded_is_sent_as_it_is_now(transport: TransportLoop) -> None:
     response = response_of(transport, pickle.dumps([1]))
     result = response.result()
-    assert asyncio.run(resolve(response, CLOUDPICKLE)) is result
+    assert asyncio.run(resolved(response, CLOUDPICKLE)) is result
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_another_serializer_needs_the_value(
 ) -> None:
     payload = get_serializer(response_name).dump_response([1])
     response = response_of(transport, payload, response_name)
-    assert asyncio.run(resolve(response, get_serializer(request_name))) == [1]
+    assert asyncio.run(resolved(response, get_serializer(request_name))) == [1]
 
 
 def test_an_error_of_the_first_call_is_raised(transport: TransportLoop) -> None:
