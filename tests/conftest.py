@@ -30,6 +30,9 @@ os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 from tests.ray.waiting import eventually  # noqa: E402
 
+GRPC_SERVICER = "ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServicer_to_server"
+"""A service that Ray brings with it; what it does, a gRPC ingress decides."""
+
 
 @pytest.fixture(scope="session")
 def serve_instance() -> Iterator[None]:
@@ -50,7 +53,10 @@ def serve_instance() -> Iterator[None]:
         _system_config={"metrics_report_interval_ms": 500},
     )
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
+        serve.start(
+            http_options={"host": "127.0.0.1", "port": free_port()},
+            grpc_options={"port": free_port(), "grpc_servicer_functions": [GRPC_SERVICER]},
+        )
         yield
         serve_leftovers = _delete_all_apps_and_find_leftovers()
         serve.shutdown()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 __all__ = ["own_ray", "run_script"]
 
@@ -33,8 +34,8 @@ def run_script(name: str, *, env: dict[str, str], timeout_s: float = 90.0) -> st
 
 
 @contextlib.contextmanager
-def own_ray() -> Iterator[None]:
-    """Ray and Serve for the script, gone at its end."""
+def own_ray(**http_options: Any) -> Iterator[int]:
+    """Ray and Serve for the script, gone at its end; gives the HTTP port."""
     import ray
     from ray import serve
 
@@ -48,8 +49,9 @@ def own_ray() -> Iterator[None]:
         configure_logging=False,
     )
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
-        yield
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port, **http_options})
+        yield port
     finally:
         # Without `serve.shutdown()`, which under the throughput flags drains for 30 seconds.
         ray.shutdown()

@@ -86,12 +86,12 @@ def test_an_error_of_the_first_call_is_raised(transport: TransportLoop) -> None:
     call = transport.new_call()
     transport.run(call.fail, KeyError("first"))
     with pytest.raises(KeyError, match="first"):
-        asyncio.run(resolve(ByValueResponse(call), CLOUDPICKLE))
+        asyncio.run(resolved(ByValueResponse(call), CLOUDPICKLE))
 
 
 def test_ordinary_arguments_need_no_resolving(transport: TransportLoop) -> None:
     assert not needs_resolving((1, [2]), {"x": 3})
-    assert asyncio.run(resolve([2], CLOUDPICKLE)) == [2]
+    assert asyncio.run(resolved([2], CLOUDPICKLE)) == [2]
     response = response_of(transport, pickle.dumps(1))
     assert needs_resolving((response,), {})
     assert needs_resolving((), {"x": response})
