@@ -1,0 +1,83 @@
+"""The same ingress behind each kind of proxy. What is checked: `driver_scripts/behind_proxy.py`.
+
+Proxy, controller and driver read their variables when they import Serve, so each kind has a Ray of
+its own, on which all three transports are checked.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+
+from bench.http_environment import end_haproxy, variables
+from tests.ray.compat.behaviours import behaviour
+from tests.ray.driver_scripts.behind_proxy import ANSWERING, GIVING_UP
+from tests.ray.scripts import run_script
+
+INGRESS = "Ingress"
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory):
+    """Gives what was seen behind a kind of proxy, by transport."""
+    haproxy = tmp_path_factory.mktemp("haproxy")
+    kinds = {
+        "by reference": {"RAY_SERVE_PROXY_USE_GRPC": "0", "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"},
+        "grpc": {"RAY_SERVE_PROXY_USE_GRPC": "1"},
+        "direct": {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "1"},
+        "haproxy": variables("haproxy", "default", haproxy),
+    }
+
+    @functools.cache
+    def behind(kind):
+        return json.loads(run_script("behind_proxy", env=kinds[kind], timeout_s=240))
+
+    yield behind
+    end_haproxy(haproxy)
+
+
+def assert_fine(seen, checks):
+    assert {check.__name__: seen[check.__name__] for check in checks} == {
+        check.__name__: "yes" for check in checks
+    }
+
+
+@behaviour(
+    INGRESS,
+    "Behind the Python proxy with `RAY_SERVE_PROXY_USE_GRPC=0` (and gRPC the handles' default): "
+    "answers, streams, WebSockets, errors; disconnects and timeouts cancel the chain",
+)
+def test_python_proxy_by_reference(transport, behind):
+    assert_fine(behind("by reference")[transport.name], [*ANSWERING, *GIVING_UP])
+
+
+@behaviour(
+    INGRESS,
+    "Behind the Python proxy with `RAY_SERVE_PROXY_USE_GRPC=1`: "
+    "answers, streams, WebSockets, errors",
+)
+def test_python_proxy_over_grpc(transport, behind):
+    assert_fine(behind("grpc")[transport.name], ANSWERING)
+
+
+@behaviour(
+    INGRESS,
+    "There too, disconnects and timeouts cancel the chain",
+    by_reference="only the ingress is cancelled",
+    raises=AssertionError,
+)
+def test_python_proxy_over_grpc_cancels(transport, behind):
+    assert_fine(behind("grpc")[transport.name], GIVING_UP)
+
+
+@behaviour(INGRESS, "With direct ingress (`RAY_SERVE_ENABLE_DIRECT_INGRESS=1`): all of that")
+def test_direct_ingress(transport, behind):
+    assert_fine(behind("direct")[transport.name], [*ANSWERING, *GIVING_UP])
+
+
+@behaviour(INGRESS, "Behind HAProxy (`RAY_SERVE_ENABLE_HA_PROXY=1`): all of that")
+def test_haproxy(transport, behind):
+    assert_fine(behind("haproxy")[transport.name], [*ANSWERING, *GIVING_UP])
