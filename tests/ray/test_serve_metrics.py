@@ -17,7 +17,7 @@ from tests.ray.compat.behaviours import OURS
 from tests.ray.prometheus import scrape
 from tests.ray.waiting import eventually
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 CALLS, ITEMS = 20, 5
 
 

@@ -18,7 +18,9 @@ from tests.ray.compat.behaviours import behaviour
 from tests.ray.prometheus import Scrape, scrape
 from tests.ray.waiting import eventually
 
-PATIENCE_S = 30
+pytestmark = pytest.mark.timeout(300)  # the first test of a transport waits for its whole round
+
+PATIENCE_S = 90
 ECHOES, CHAINED, STREAMS, ERRORS = 12, 2, 3, 4
 SUCCESSES = ECHOES + CHAINED + STREAMS
 HELD = MAX_ONGOING_REQUESTS + 2
