@@ -6,7 +6,7 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     deployment.py     deployment, enable, run, get_app_handle, get_deployment_handle
     handle.py         DeploymentHandle, wrap
     response.py       DeploymentResponse, DeploymentResponseGenerator
-    statistics.py     HandleStatistics, what `handle.statistics()` gives
+    statistics.py     HandleStatistics, what `handle_statistics(handle)` gives
     metrics.py        our own metrics, told to Ray once a second
     errors.py         the tree of errors
     serialization.py  register_serializer
@@ -34,7 +34,11 @@ from serve_grpc.deployment import (  # noqa: E402
 from serve_grpc.handle import DeploymentHandle, wrap  # noqa: E402
 from serve_grpc.response import DeploymentResponse, DeploymentResponseGenerator  # noqa: E402
 from serve_grpc.serialization import register_serializer  # noqa: E402
-from serve_grpc.statistics import HandleStatistics, ReplicaStatistics  # noqa: E402
+from serve_grpc.statistics import (  # noqa: E402
+    HandleStatistics,
+    ReplicaStatistics,
+    handle_statistics,
+)
 
 __version__ = "0.1.0"
 
@@ -50,6 +54,7 @@ __all__ = [
     "errors",
     "get_app_handle",
     "get_deployment_handle",
+    "handle_statistics",
     "register_serializer",
     "run",
     "wrap",

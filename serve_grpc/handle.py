@@ -29,11 +29,10 @@ from serve_grpc._serve.requests import (
     generate_request_id,
     inside_ray_client_context,
 )
-from serve_grpc._serve.routers import has_replicas
 from serve_grpc.arguments import needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.context import CallWithContext
-from serve_grpc.caller.registry import HandleFamily, known_router, router_of
+from serve_grpc.caller.registry import HandleFamily, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
@@ -47,15 +46,14 @@ from serve_grpc.response import (
     DeploymentResponseGenerator,
 )
 from serve_grpc.serialization import Serializer, get_serializer
-from serve_grpc.statistics import HandleStatistics, statistics_of
 
-__all__ = ["DeploymentHandle", "wrap"]
+__all__ = ["UNREACHABLE", "DeploymentHandle", "wrap"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
 T = TypeVar("T")
 
-_UNREACHABLE = "cannot be reached from here (Ray Client or local testing mode)"
+UNREACHABLE = "cannot be reached from here (Ray Client or local testing mode)"
 
 
 class DeploymentHandle(serve_handle.DeploymentHandle[T]):
@@ -333,7 +331,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def _fall_back(
         self, router: Router | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
-        reason = router.fallback_reason if router is not None else _UNREACHABLE
+        reason = router.fallback_reason if router is not None else UNREACHABLE
         if reason is not None:  # else only the choice of the replica is Serve's
             self._say_once(f"calls by value use Ray Serve's own transport, because it {reason}")
         return self._call_natively(args, kwargs)
@@ -342,20 +340,6 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         if text not in self._family.said:
             self._family.said.add(text)
             logger.warning("Handle of deployment %r: %s.", self.deployment_name, text)
-
-    def statistics(self) -> HandleStatistics:
-        """What is known of this handle's calls by value and of the replicas; never waits."""
-        native, router = self._router, self._data_router
-        if router is None and native is not None:
-            router = known_router(native)  # a copy may have made it
-        is_reachable = not inside_ray_client_context() and (native is None or has_replicas(native))
-        return statistics_of(
-            router,
-            deployment_name=self.deployment_name,
-            app_name=self.app_name,
-            is_by_reference=self.handle_options._by_reference,
-            fallback_reason=None if is_reachable else _UNREACHABLE,
-        )
 
     def shutdown(self) -> None:
         """Later calls by value fail with `ServeGrpcError`; other handles are not disturbed."""

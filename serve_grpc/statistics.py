@@ -7,12 +7,17 @@ answers while that loop is blocked, too. The numbers may be of slightly differen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from serve_grpc._serve.requests import inside_ray_client_context
+from serve_grpc._serve.routers import has_replicas
+from serve_grpc.caller.registry import known_router
 from serve_grpc.caller.router import Router
+from serve_grpc.handle import UNREACHABLE, DeploymentHandle
 from serve_grpc.routing.peer import Peer
 from serve_grpc.transport.traffic import Traffic
 
-__all__ = ["HandleStatistics", "ReplicaStatistics", "statistics_of"]
+__all__ = ["HandleStatistics", "ReplicaStatistics", "handle_statistics"]
 
 
 @dataclass(frozen=True)
@@ -79,30 +84,27 @@ class HandleStatistics:
     replicas: tuple[ReplicaStatistics, ...]
 
 
-def statistics_of(
-    router: Router | None,
-    *,
-    deployment_name: str,
-    app_name: str,
-    is_by_reference: bool,
-    fallback_reason: str | None,
-) -> HandleStatistics:
-    """The statistics of a handle.
+def handle_statistics(handle: DeploymentHandle[Any]) -> HandleStatistics:
+    """What is known of a handle's calls by value and of the replicas; never waits.
 
     Args:
-        router: The handle's, None if it has none yet.
-        deployment_name, app_name, is_by_reference: Of the handle.
-        fallback_reason: Why it can have no router, None if it can.
+        handle: Any; its copies share the numbers.
     """
+    # Not a method: a deployment may have one of that name, and `handle.name` is the deployment's.
+    native, router = handle._router, handle._data_router
+    if router is None and native is not None:
+        router = known_router(native)  # a copy may have made it
+    is_reachable = not inside_ray_client_context() and (native is None or has_replicas(native))
+    fallback_reason = None if is_reachable else UNREACHABLE
     tally = router.tally if router is not None else None
     if router is not None and router.fallback_reason is not None:
         fallback_reason = router.fallback_reason
     traffic = tally.traffic if tally is not None else Traffic()
     peers = tally.replicas.peers if tally is not None and tally.replicas is not None else ()
     return HandleStatistics(
-        deployment_name=deployment_name,
-        app_name=app_name,
-        transport=_transport(router, is_by_reference, fallback_reason),
+        deployment_name=handle.deployment_name,
+        app_name=handle.app_name,
+        transport=_transport(router, handle.handle_options._by_reference, fallback_reason),
         fallback_reason=fallback_reason,
         calls=tally.outcomes() if tally is not None else {},
         in_flight=sum(peer.in_flight for peer in peers),

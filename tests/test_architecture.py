@@ -64,10 +64,10 @@ ARROWS = (
     ("metrics",),
     ("_serve",),
     ("caller", "replica"),
-    ("handle_options", "response", "statistics"),
+    ("handle_options", "response"),
     ("arguments",),
     ("handle",),
-    ("deployment",),
+    ("deployment", "statistics"),
     ("__init__",),
 )
 

@@ -24,6 +24,7 @@ import serve_grpc
 from serve_grpc import config, errors, serialization
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.transport import server
+from tests.ray.compat import page as compatibility
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -196,7 +197,7 @@ def test_statuses_of_the_plain_door_are_those_of_the_server() -> None:
 def test_reasons_for_falling_back_are_those_of_the_code() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "serve_grpc").rglob("*.py"))
     reasons = first_reasons(DOCS / "limits.md")
-    assert len(reasons) == 3
+    assert len(reasons) == 2
     for reason in reasons:
         assert f'"{reason}"' in sources, reason
     line = "calls by value use Ray Serve's own transport, because it "
@@ -207,3 +208,9 @@ def test_reasons_for_falling_back_are_those_of_the_code() -> None:
 def first_reasons(page: Path) -> list[str]:
     section = page.read_text().split("reason in the log line")[1].split("\n\n")[0]
     return re.findall(r"\| `([^`]+)` \|$", section, flags=re.MULTILINE)
+
+
+def test_the_compatibility_page_is_what_its_tests_say() -> None:
+    assert compatibility.PAGE.read_text() == compatibility.rendered(), (
+        "run `python -m tests.ray.compat.page`"
+    )

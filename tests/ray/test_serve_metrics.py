@@ -1,4 +1,4 @@
-"""Metrics of our own, and what `handle.statistics()` says."""
+"""Metrics of our own, and what `serve_grpc.handle_statistics(handle)` says."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def metered(deploy):
 
 
 def test_what_was_called_is_in_our_metrics(metered):
-    assert metered.statistics().transport == "undecided"
+    assert serve_grpc.handle_statistics(metered).transport == "undecided"
     for response in [metered.echo.remote(number) for number in range(CALLS)]:
         response.result(timeout_s=PATIENCE_S)
     assert len(list(metered.options(method_name="items", stream=True).remote(ITEMS))) == ITEMS
@@ -69,7 +69,7 @@ def test_what_was_called_is_in_our_metrics(metered):
 
 
 def test_statistics_are_of_the_handle_and_its_copies(metered):
-    now = metered.options(timeout_s=5).statistics()
+    now = serve_grpc.handle_statistics(metered.options(timeout_s=5))
     assert (now.deployment_name, now.app_name) == ("Own", "own")
     assert (now.transport, now.fallback_reason) == ("serve_grpc", None)
     assert now.calls["user_exception"] == 1
@@ -82,7 +82,10 @@ def test_statistics_are_of_the_handle_and_its_copies(metered):
     assert pickle.loads(pickle.dumps(now)) == now
     with pytest.raises(dataclasses.FrozenInstanceError):
         now.waiting = 1
-    assert metered.options(_by_reference=True).statistics().transport == "by reference"
+    assert (
+        serve_grpc.handle_statistics(metered.options(_by_reference=True)).transport
+        == "by reference"
+    )
 
 
 def test_statistics_show_a_full_replica(metered, tmp_path):
@@ -95,9 +98,9 @@ def test_statistics_show_a_full_replica(metered, tmp_path):
         late.result(timeout_s=PATIENCE_S)
 
     async def in_a_loop():
-        return metered.statistics()
+        return serve_grpc.handle_statistics(metered)
 
-    for now in (metered.statistics(), asyncio.run(in_a_loop())):
+    for now in (serve_grpc.handle_statistics(metered), asyncio.run(in_a_loop())):
         assert (now.in_flight, now.waiting) == (MAX_ONGOING_REQUESTS, 1)
         assert now.calls["deadline_exceeded"] == 1
         (replica,) = now.replicas
@@ -108,7 +111,7 @@ def test_statistics_show_a_full_replica(metered, tmp_path):
     board.release()
     for response in [*held, waiting]:
         response.result(timeout_s=PATIENCE_S)
-    now = metered.statistics()
+    now = serve_grpc.handle_statistics(metered)
     assert (now.in_flight, now.waiting, now.rejections) == (0, 0, 0)
 
 
@@ -117,14 +120,14 @@ def test_a_call_that_is_turned_away_is_counted_as_rejected(metered, tmp_path):
     native = metered.options(_by_reference=True)  # takes slots that our caller does not know of
     held = [native.remote(board.path) for _ in range(MAX_ONGOING_REQUESTS)]
     eventually(lambda: board.count("start") == MAX_ONGOING_REQUESTS)
-    before = metered.statistics().rejections
+    before = serve_grpc.handle_statistics(metered).rejections
     waiting = metered.echo.remote(1)
-    eventually(lambda: metered.statistics().rejections > before)
-    assert metered.statistics().waiting <= 1
+    eventually(lambda: serve_grpc.handle_statistics(metered).rejections > before)
+    assert serve_grpc.handle_statistics(metered).waiting <= 1
     board.release()
     for response in [*held, waiting]:
         response.result(timeout_s=PATIENCE_S)
-    rejections = metered.statistics().rejections
+    rejections = serve_grpc.handle_statistics(metered).rejections
     for name in ("serve_grpc_rejections", "serve_grpc_replica_rejections"):
         eventually(
             lambda name=name: scrape().total(name, deployment="Own") == rejections,
@@ -139,7 +142,7 @@ def test_statistics_say_why_a_handle_falls_back(deploy):
     handle = deploy(plain.bind(), "own-plain")
     for _ in range(3):
         assert handle.options(timeout_s=20).remote(1).result(timeout_s=PATIENCE_S) == 1
-    now = handle.statistics()
+    now = serve_grpc.handle_statistics(handle)
     assert (now.transport, now.fallback_reason) == ("Serve's gRPC", "has no serve_grpc endpoint")
     assert (now.calls, now.replicas) == ({}, ())
 
@@ -153,7 +156,7 @@ def test_a_response_of_statistics_travels(deploy):
 
         async def __call__(self):
             await self.inner.remote(1)
-            return self.inner.statistics()
+            return serve_grpc.handle_statistics(self.inner)
 
     options = {"ray_actor_options": {"num_cpus": 0.01}, "graceful_shutdown_wait_loop_s": 0.1}
     inner = serve_grpc.deployment(**options)(Plain).bind()
