@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from bench.http_environment import end_haproxy, variables
-from tests.ray.compat.behaviours import behaviour
-from tests.ray.driver_scripts.behind_proxy import ANSWERING, GIVING_UP
+from tests.ray.compat.behaviours import OURS, behaviour
+from tests.ray.driver_scripts.behind_proxy import ANSWERING, GIVING_UP, leaves_stream
 from tests.ray.scripts import run_script
 
 INGRESS = "Ingress"
@@ -21,22 +23,23 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory):
+def behind():
     """Gives what was seen behind a kind of proxy, by transport."""
-    haproxy = tmp_path_factory.mktemp("haproxy")
-    kinds = {
-        "by reference": {"RAY_SERVE_PROXY_USE_GRPC": "0", "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"},
-        "grpc": {"RAY_SERVE_PROXY_USE_GRPC": "1"},
-        "direct": {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "1"},
-        "haproxy": variables("haproxy", "default", haproxy),
-    }
+    # Not pytest's own directory: the path of a socket may have 107 characters.
+    with tempfile.TemporaryDirectory(prefix="http-") as directory:
+        kinds = {
+            "by reference": {"RAY_SERVE_PROXY_USE_GRPC": "0", "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"},
+            "grpc": {"RAY_SERVE_PROXY_USE_GRPC": "1"},
+            "direct": {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "1"},
+            "haproxy": variables("haproxy", "default", Path(directory)),
+        }
 
-    @functools.cache
-    def behind(kind):
-        return json.loads(run_script("behind_proxy", env=kinds[kind], timeout_s=240))
+        @functools.cache
+        def behind(kind):
+            return json.loads(run_script("behind_proxy", env=kinds[kind], timeout_s=240))
 
-    yield behind
-    end_haproxy(haproxy)
+        yield behind
+        end_haproxy(Path(directory))
 
 
 def assert_fine(seen, checks):
@@ -81,3 +84,9 @@ def test_direct_ingress(transport, behind):
 @behaviour(INGRESS, "Behind HAProxy (`RAY_SERVE_ENABLE_HA_PROXY=1`): all of that")
 def test_haproxy(transport, behind):
     assert_fine(behind("haproxy")[transport.name], [*ANSWERING, *GIVING_UP])
+
+
+@pytest.mark.parametrize("kind", ["by reference", "grpc", "direct", "haproxy"])
+def test_leaving_a_stream_cancels_those_that_feed_it(behind, kind):
+    # Not a row: over Serve's gRPC it is a matter of luck, see `test_compat_ingress.py`.
+    assert_fine(behind(kind)[OURS], [leaves_stream])
