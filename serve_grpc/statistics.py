@@ -34,6 +34,7 @@ class ReplicaStatistics:
             since.
         max_ongoing_requests: How many it runs at once.
         is_blocked: Whether it turned a call away and has not told of a free slot since.
+        is_penalised: Whether it gets hardly any calls because most fail there, but not elsewhere.
     """
 
     replica_id: str
@@ -43,6 +44,7 @@ class ReplicaStatistics:
     reported_load: int
     max_ongoing_requests: int
     is_blocked: bool
+    is_penalised: bool
 
 
 @dataclass(frozen=True)
@@ -139,4 +141,5 @@ def _of_replica(peer: Peer) -> ReplicaStatistics:
         reported_load=peer.reported,
         max_ongoing_requests=facts.max_ongoing_requests,
         is_blocked=peer.blocked,
+        is_penalised=peer.penalised,
     )

@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from serve_grpc._generated.replica_pb2 import Error
@@ -36,6 +37,8 @@ WARN_AFTER_FAILURES = (3, 30, 300)
 IDLE_PING_INTERVALS = 5
 """A session without calls is asked for life this many times less often."""
 SUSPECT_AFTER_INTERVALS = 1.5
+REST_S = (1.0, 8.0)
+"""Between two calls that see whether a penalised replica has recovered: first and longest pause."""
 MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
 """With more than this waiting to be written to one replica, calls go elsewhere or wait."""
 
@@ -86,6 +89,8 @@ class Connection:
         self._received_s = 0.0
         self._ping_number = 0
         self._pinged_s: float | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._rests = 0
         self._is_retired = False
 
     def __repr__(self) -> str:
@@ -148,8 +153,9 @@ class Connection:
 
     def _close_if_done(self) -> None:
         if self.peer.state is PeerState.GONE and not (self._session and self._session.calls):
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._rest):
+                if timer is not None:
+                    timer.cancel()
             if self._stream is not None:
                 self._stream.cancel()
 
@@ -317,6 +323,38 @@ class Connection:
     def _tell(self) -> None:
         for owner in tuple(self.owners):
             owner.on_change(self)
+
+    # ------------------------------------------------------------ replicas that fail
+
+    def on_failure(self, *, has_better: Callable[[], bool]) -> None:
+        """The user's code raised on this replica.
+
+        Args:
+            has_better: Whether calls could go to replicas where most succeed.
+        """
+        peer = self.peer
+        peer.on_failure()
+        if not peer.is_poor or self._rest is not None:
+            return
+        if not has_better():
+            peer.pardon()
+            return
+        if not peer.penalised:
+            self._rests = 0
+            logger.warning(
+                "replica %s fails most of its calls and others do not; it gets hardly any calls "
+                "until they succeed",
+                peer.facts.replica_id,
+            )
+        first, longest = REST_S
+        peer.penalise()
+        self._rest = self._loop.call_later(min(longest, first * 2**self._rests), self._after_rest)
+        self._rests += 1
+
+    def _after_rest(self) -> None:
+        self._rest = None
+        self.peer.may_probe = self.peer.penalised
+        self._tell()
 
     # ------------------------------------------------------------ heartbeat
 

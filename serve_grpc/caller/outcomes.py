@@ -20,7 +20,10 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.status import error_from_message
 
-__all__ = ["end_with_reply", "expired", "fail", "replica_died", "send"]
+__all__ = ["FAILURES", "end_with_reply", "expired", "fail", "replica_died", "send"]
+
+FAILURES = (Error.USER_EXCEPTION, Error.INTERNAL)
+"""Errors that tell against the replica that gives them."""
 
 
 def fail(call: Call, error: ServeGrpcError) -> None:

@@ -75,6 +75,8 @@ class Replicas:
         """A connection that takes a call now, or None; opens sessions where there are none yet."""
         idle: list[Peer] = []
         peer = self._picker.pick(model_id, idle)
+        if peer is None and self._pardon_without_better():
+            peer = self._picker.pick(model_id, idle)
         for unconnected in idle:
             self._by_peer[unconnected].connect()
         if peer is None:
@@ -82,6 +84,19 @@ class Replicas:
             return None
         connection = self._by_peer[peer]
         return connection if connection.takes_bytes else None
+
+    def on_failure(self, connection: Connection) -> None:
+        """The user's code raised on this replica: penalise it if others are better."""
+        connection.on_failure(has_better=self._picker.has_fair)
+
+    def _pardon_without_better(self) -> bool:
+        """If only penalised replicas can be reached, let them have calls; whether that is so."""
+        penalised = [peer for peer in self._by_peer if peer.penalised]
+        if not penalised or any(peer.is_fair for peer in self._by_peer):
+            return False
+        for peer in penalised:
+            peer.pardon()
+        return True
 
     @property
     def has_blocked(self) -> bool:

@@ -250,7 +250,7 @@ class Router:
         if not self._row:
             return
         assert self._replicas is not None
-        if self._has_returned or self._replicas.is_opening or self.is_native:
+        if self._has_returned or self._replicas.is_opening or self.is_native or connection.is_down:
             self._pump()  # other replicas may have had room all the time
             return
         while connection.takes_calls and (call := self._pop()) is not None:
@@ -280,8 +280,14 @@ class Router:
         if kind == _ITEM:
             call.add_item(payload)
             return
-        replica_id = self._take_off(call)
+        connection = self._take_off(call)
+        peer = connection.peer
         self._backoffs = 0
+        if error is None:
+            if peer.failing:
+                peer.on_success()
+        elif error.code in outcomes.FAILURES and self._replicas is not None:
+            self._replicas.on_failure(connection)
         if kind == _RESULT:
             call.succeed(payload)
             return
@@ -290,7 +296,7 @@ class Router:
             kind,
             payload,
             error,
-            replica_id=replica_id,
+            replica_id=peer.facts.replica_id,
             max_message_bytes=self._settings.max_message_bytes,
         )
 
@@ -304,8 +310,7 @@ class Router:
 
     def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
         """The session ended under a call: repeat it if that is safe."""
-        connection: Connection = call.place.connection
-        self._take_off(call)
+        connection = self._take_off(call)
         may_repeat = not may_have_started or (
             call.is_idempotent and not call.has_items and self._budget.try_spend(time.monotonic())
         )
@@ -318,13 +323,12 @@ class Router:
             call, outcomes.replica_died(connection, reason, may_have_started=may_have_started)
         )
 
-    def _take_off(self, call: Call) -> str:
-        """Note that a call left its replica; returns the replica's id."""
-        place: _Place = call.place
+    def _take_off(self, call: Call) -> Connection:
+        """Note that a call left its replica; returns the connection it was on."""
+        connection: Connection = call.place.connection
         call.place = None
-        replica_id = place.connection.peer.facts.replica_id
-        self._access.on_finished(replica_id)
-        return replica_id
+        self._access.on_finished(connection.peer.facts.replica_id)
+        return connection
 
     # ------------------------------------------------------------ giving up
 

@@ -11,6 +11,14 @@ from dataclasses import dataclass
 
 __all__ = ["Peer", "PeerState", "ReplicaFacts"]
 
+# As the outlier detection of other load balancers: a replica that fails at once looks idle.
+FAILURE_WEIGHT = 0.1
+"""Of one outcome in `Peer.failing`, so that about the last twenty count."""
+POOR = 0.7
+"""With a larger share of failed calls a replica may be penalised."""
+FAIR = 0.35
+"""But only beside one with a smaller share than this: an error that all give is not theirs."""
+
 
 class PeerState(enum.Enum):
     """Whether calls may be sent."""
@@ -60,9 +68,22 @@ class Peer:
         in_flight: Calls of this process that the replica has not answered.
         reported: Requests that ran on the replica when it last said so.
         blocked: It turned a call of ours away and has not called back since.
+        failing: Share of its recent calls that failed, between 0 and 1.
+        penalised: Most of its calls fail where those of others do not: it gets none, except
+            one at a time while `may_probe`.
+        may_probe: Whether it is time to see if it has recovered.
     """
 
-    __slots__ = ("blocked", "facts", "in_flight", "reported", "state")
+    __slots__ = (
+        "blocked",
+        "facts",
+        "failing",
+        "in_flight",
+        "may_probe",
+        "penalised",
+        "reported",
+        "state",
+    )
 
     def __init__(self, facts: ReplicaFacts) -> None:
         self.facts = facts
@@ -70,9 +91,12 @@ class Peer:
         self.in_flight = 0
         self.reported = 0
         self.blocked = False
+        self.failing = 0.0
+        self.penalised = False
+        self.may_probe = False
 
     def __repr__(self) -> str:
-        blocked = " blocked" if self.blocked else ""
+        blocked = (" blocked" if self.blocked else "") + (" penalised" if self.penalised else "")
         return (
             f"<Peer {self.facts.replica_id} {self.state.value}{blocked} load {self.load}"
             f"/{self.facts.max_ongoing_requests}>"
@@ -93,6 +117,8 @@ class Peer:
         """
         if self.state is not PeerState.READY or self.blocked:
             return False
+        if self.penalised:
+            return self.may_probe and self.in_flight == 0
         return self.in_flight == 0 or self.load < self.facts.max_ongoing_requests
 
     def on_sent(self) -> None:
@@ -103,3 +129,33 @@ class Peer:
     def on_report(self, ongoing: int) -> None:
         """Take the replica's own number."""
         self.reported = ongoing
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether it can be sent calls of which most succeed."""
+        return self.state is PeerState.READY and self.failing < FAIR
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether most of its calls failed."""
+        return self.failing > POOR
+
+    def on_success(self) -> None:
+        """The user's code came to its end. Needed only while `failing` is not 0."""
+        self.failing *= 1 - FAILURE_WEIGHT
+        if self.failing < FAILURE_WEIGHT / 10:
+            self.failing = 0.0
+        if not self.is_poor:
+            self.pardon()
+
+    def on_failure(self) -> None:
+        """The user's code raised."""
+        self.failing += FAILURE_WEIGHT * (1 - self.failing)
+
+    def penalise(self) -> None:
+        """Send it nothing until `may_probe` is set."""
+        self.penalised, self.may_probe = True, False
+
+    def pardon(self) -> None:
+        """Let it have calls as any other."""
+        self.penalised = self.may_probe = False

@@ -19,6 +19,8 @@ __all__ = ["Picker"]
 PAIRS = 4
 """Pairs that are tried before everyone is looked at; with half of the replicas full, one pick in
 256 comes to that."""
+SAMPLE = 8
+"""Peers that are looked at to tell whether there is a better one than one that fails."""
 OPENING = (PeerState.IDLE, PeerState.CONNECTING)
 
 
@@ -69,6 +71,12 @@ class Picker:
                 idle += opening
                 return None
         return None
+
+    def has_fair(self) -> bool:
+        """Whether there are replicas whose calls mostly succeed; of many, a few are asked."""
+        peers = self.peers
+        some = peers if len(peers) <= SAMPLE else self._rng.sample(peers, SAMPLE)
+        return any(peer.is_fair for peer in some)
 
     def _model_tiers(self, model_id: str) -> tuple[Sequence[Peer], ...]:
         return self._by_model.get(model_id, ()), self._fewest_models, *self._tiers
