@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import socket
 import sys
@@ -28,6 +29,7 @@ if ROOT not in sys.path:  # `pytest` instead of `python -m pytest`
 # A call to Ray after the instance is gone is an error, not a reason to start another one.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
+from tests.ray.instance import start_ray  # noqa: E402
 from tests.ray.waiting import eventually  # noqa: E402
 
 GRPC_SERVICER = "ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServicer_to_server"
@@ -44,14 +46,7 @@ def serve_instance() -> Iterator[None]:
     # Workers import the deployments of tests/ray/apps, and nothing else of the tests.
     path = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = ROOT if not path else f"{ROOT}{os.pathsep}{path}"
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _system_config={"metrics_report_interval_ms": 500},
-    )
+    start_ray(num_cpus=8, _system_config={"metrics_report_interval_ms": 500})
     try:
         serve.start(
             http_options={"host": "127.0.0.1", "port": free_port()},
@@ -62,6 +57,9 @@ def serve_instance() -> Iterator[None]:
         serve.shutdown()
     finally:
         ray.shutdown()
+        # Serve's router thread goes on and would report every second, below pytest's last line,
+        # that Ray is gone.
+        logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         if path is None:
             del os.environ["PYTHONPATH"]
         else:

@@ -40,14 +40,9 @@ def own_ray(**http_options: Any) -> Iterator[int]:
     from ray import serve
 
     from tests.conftest import free_port
+    from tests.ray.instance import start_ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-    )
+    start_ray(num_cpus=4)
     try:
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port, **http_options})
