@@ -36,6 +36,17 @@ GRPC_SERVICER = "ray.serve.generated.serve_pb2_grpc.add_UserDefinedServiceServic
 """A service that Ray brings with it; what it does, a gRPC ingress decides."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-figures", help="write what the fault suite measured to this file")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if path := session.config.getoption("--fault-figures"):
+        from tests.faults import figures
+
+        figures.save(Path(path))
+
+
 @pytest.fixture(scope="session")
 def serve_instance() -> Iterator[None]:
     """A Ray of our own with Serve on it, on free ports."""
