@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ray.serve import handle as serve_handle
+from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._serve.handles import (
     DEFAULT,
@@ -183,14 +184,14 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             return self._call_natively(args, kwargs)
         router = self._data_router or self._find_router()
         deadline_s = deadline_after(self._timeout_s)
-        if router is None or (router.fallback_reason is not None and deadline_s is None):
+        if router is None:
             return self._fall_back(router, args, kwargs)
         call = self._new_call(router, deadline_s)
         is_native = router.is_native
         if is_native or not router.is_ready:
             in_context = contextvars.copy_context().run
             call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
-        if is_native:  # as a call of ours, so that its deadline holds
+        if is_native:  # as a call of ours, so that its deadline holds and its errors are ours
             router.mailbox.run(router.submit, call)
         elif needs_resolving(args, kwargs):
             router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
@@ -266,6 +267,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             started_s = time.monotonic()
             try:
                 values = await resolve_all(args, kwargs, self._request_serializer)
+            except asyncio.CancelledError:
+                # Whoever gives the call up has ended it by now. Else an argument was cancelled.
+                call.fail(RequestCancelledError(call.fields.request_id))
+                raise
             except Exception as error:
                 call.fail(error)
                 return

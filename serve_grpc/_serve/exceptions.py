@@ -15,7 +15,7 @@ from ray.serve.exceptions import RequestCancelledError
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.cluster import node_address
 from serve_grpc.config import LOGGER_NAME
-from serve_grpc.errors import ReplicaError
+from serve_grpc.errors import ReplicaError, ServeGrpcError
 from serve_grpc.protocol.status import valid_text
 
 __all__ = ["message_from_exception", "raisable_from_message"]
@@ -83,6 +83,9 @@ def raisable_from_message(message: Error, *, request_id: str) -> BaseException:
         ip=message.node_ip,
     )
     raisable: BaseException = task_error.as_instanceof_cause()
+    if isinstance(raisable, ServeGrpcError):
+        # Of a call that the handler made in turn. `cause` tells of that one; this one did execute.
+        raisable.may_have_executed = True
     return raisable
 
 

@@ -210,15 +210,24 @@ class RouterAccess:
 
     # ------------------------------------------------------------ admission to the queue
 
+    @property
+    def is_unavailable(self) -> bool:
+        """Whether Serve says that no replica will come."""
+        return not self._router._deployment_available
+
+    def unavailable(self) -> Exception:
+        """What calls are told then."""
+        error: Exception = DeploymentUnavailableError(self._router.deployment_id)
+        return error
+
     def refusal(self, *, is_full: bool) -> Exception | None:
         """Why a new call may not even wait, or None.
 
         Args:
             is_full: Whether it would have to wait.
         """
-        if not self._router._deployment_available:
-            unavailable: Exception = DeploymentUnavailableError(self._router.deployment_id)
-            return unavailable
+        if self.is_unavailable:
+            return self.unavailable()
         if not is_full:
             return None
         config = self._metrics._deployment_config

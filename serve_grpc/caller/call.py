@@ -76,6 +76,7 @@ class Call:
         native: Makes the same call over Serve's own transport; set where that may be needed,
             because the deployment has no endpoint of ours or it is not known yet whether it has.
         is_idempotent: Whether it may be repeated after it may have started.
+        may_have_executed: Whether a try of it that was lost may have started.
         deadline_s: On `time.monotonic`, None for none.
         response_loads: From the payload to the value.
         parent_id: Internal id of the request that made the call and cancels it with itself, or "".
@@ -104,6 +105,7 @@ class Call:
         "is_cancelled",
         "is_idempotent",
         "is_queued",
+        "may_have_executed",
         "native",
         "parent_id",
         "payload",
@@ -128,6 +130,7 @@ class Call:
         self.fields = fields
         self.native: Callable[[], Any] | None = None
         self.is_idempotent = is_idempotent
+        self.may_have_executed = False
         self.deadline_s = deadline_s
         self.response_loads = response_loads
         self.ended = ended
@@ -180,6 +183,8 @@ class Call:
     def fail(self, error: BaseException) -> None:
         """The call ended with an error."""
         if not self.done:
+            if self.may_have_executed and isinstance(error, ServeGrpcError):
+                error.may_have_executed = True  # the last try did not start, but an earlier one may
             self.error = error
             self._finish()
 

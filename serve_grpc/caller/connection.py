@@ -25,7 +25,7 @@ from serve_grpc.routing.peer import Peer, PeerState
 from serve_grpc.transport.client import ClientStream
 from serve_grpc.transport.traffic import Traffic
 
-__all__ = ["Connection", "ConnectionOwner"]
+__all__ = ["BEATS_PER_INTERVAL", "Connection", "ConnectionOwner"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -34,9 +34,12 @@ PREFERRED_WAIT_S = 1.0
 """Calls that prefer a replica wait this long for its first session before they go elsewhere."""
 RECONNECT_S = (0.1, 2.0)
 WARN_AFTER_FAILURES = (3, 30, 300)
+BEATS_PER_INTERVAL = 4
 IDLE_PING_INTERVALS = 5
 """A session without calls is asked for life this many times less often."""
-SUSPECT_AFTER_INTERVALS = 1.5
+SUSPECT_AFTER_INTERVALS = 1.25
+"""How long an answer may take. With the interval of silence before the question, and a beat for
+each of both to be noticed, no call is sent to a replica that is mute for 2.75 intervals."""
 REST_S = (1.0, 8.0)
 """Between two calls that see whether a penalised replica has recovered: first and longest pause."""
 MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
@@ -359,7 +362,7 @@ class Connection:
     # ------------------------------------------------------------ heartbeat
 
     def beat(self, now_s: float) -> None:
-        """Called once an interval: ask a silent replica for a sign of life, suspect a mute one."""
+        """Ask a silent replica for a sign of life, suspect a mute one; called once a beat."""
         session = self._session
         if session is None or session.state is not SessionState.OPEN:
             return
@@ -369,7 +372,7 @@ class Connection:
                 self._suspect()
             return
         patience = 1 if session.calls else IDLE_PING_INTERVALS
-        if now_s - self._received_s >= patience * interval_s * 0.9:
+        if now_s - self._received_s >= patience * interval_s:
             self._ping_number = self._ping_number % (2**31) + 1
             self._pinged_s = now_s
             session.ping(self._ping_number)

@@ -1,8 +1,9 @@
 """A call that Serve's own router places.
 
-Used where the deployment has a request router of its own; and where calls go over Serve's own
-transport, for those made before that was known and those with a deadline, which that transport does
-not know. The native response is consumed on the transport's loop and fills the call.
+Used where the deployment has a request router of its own, and where calls go over Serve's own
+transport. The native response is consumed in a task on the transport's loop and fills the call: so
+deadlines hold, which that transport does not know, an error of gRPC becomes one of ours, and a
+CancelledError that nobody here caused is told from one that somebody did.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import asyncio
 import time
 from typing import Any
 
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import RequestCancelledError
+
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ReplicaDiedError
 from serve_grpc.routing.retry import RetryBudget
+from serve_grpc.transport.foreign import as_documented
 
 __all__ = ["NativeCall"]
 
@@ -38,10 +43,21 @@ class NativeCall:
             try:
                 await self._consume(native())
                 return
+            except asyncio.CancelledError:
+                # Whoever gives the call up has ended it by now. Else the handler raised this.
+                call.fail(RequestCancelledError(call.fields.request_id))
+                raise
             except Exception as error:
                 if not self._may_repeat(error):
-                    call.fail(error)
+                    self._fail(error)
                     return
+
+    def _fail(self, error: Exception) -> None:
+        ours = as_documented(error)
+        if ours is not None:
+            ours.request_id = self._call.fields.request_id
+            ours.__cause__ = error
+        self._call.fail(ours or error)
 
     async def _consume(self, response: Any) -> None:
         call = self._call
@@ -59,7 +75,13 @@ class NativeCall:
 
     def _may_repeat(self, error: Exception) -> bool:
         # Only our transport raises this; what Serve's own may repeat, Serve's router has repeated.
-        if not isinstance(error, ReplicaDiedError) or self._call.has_items:
+        # As a RayTaskError it is the answer of a handler, whose own call was lost.
+        call = self._call
+        if not isinstance(error, ReplicaDiedError) or isinstance(error, RayTaskError):
             return False
-        may_run_again = self._call.is_idempotent or not error.may_have_executed
-        return may_run_again and self._budget.try_spend(time.monotonic())
+        if call.has_items or (error.may_have_executed and not call.is_idempotent):
+            return False
+        if not self._budget.try_spend(time.monotonic()):
+            return False
+        call.may_have_executed |= error.may_have_executed
+        return True

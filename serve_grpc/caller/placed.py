@@ -267,10 +267,12 @@ class PlacedCalls:
                 self._is_read(placed)
 
     def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
-        """The session ended under a call: another replica may be asked if that is safe."""
+        """The session ended under a call: Serve's router asks another replica if none started it.
+
+        A call that may have started, idempotent or not, is its caller's to repeat: `NativeCall`.
+        """
         placed = self._open[call]
-        may_ask_another = placed.may_be_refused and not placed.admitted.done()
-        if may_ask_another and (call.is_idempotent or not may_have_started):
+        if placed.may_be_refused and not placed.admitted.done() and not may_have_started:
             unavailable = _unavailable(placed.connection.peer.facts.replica_id, reason)
             placed.admitted.set_exception(unavailable)
             placed.admitted.exception()  # looked at: Serve's router may have given up meanwhile

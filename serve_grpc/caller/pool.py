@@ -9,7 +9,7 @@ import weakref
 from collections import Counter, defaultdict
 
 from serve_grpc._serve.cluster import cluster_secret
-from serve_grpc.caller.connection import Connection, ConnectionOwner
+from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionOwner
 from serve_grpc.config import Settings, settings
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.transport.traffic import Traffic
@@ -88,8 +88,9 @@ class ConnectionPool:
             if was_ready is not (connection.peer.state is PeerState.READY):
                 for owner in tuple(connection.owners):
                     owner.on_change(connection)
+        interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
-            self._loop.call_later(self._settings.heartbeat_interval_s, self._tick)
+            self._loop.call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
             if self._connections
             else None
         )

@@ -119,19 +119,17 @@ class Router:
         if self._closed_reason is not None:
             return
         assert self._replicas is not None
+        assert self._placed is not None
         reachable = replica_set.reachable
         if replica_set.replicas and self._access.is_configured:
             was_ready, self.is_ready = self.is_ready, True
-            self.fallback_reason = None
-            if not reachable:
-                self.fallback_reason = "has no serve_grpc endpoint"
+            self.fallback_reason = None if reachable else "has no serve_grpc endpoint"
             self.is_native = not reachable or self._access.has_custom_request_router
             if not was_ready and not self.is_native:
                 for call in self._row:
                     self._count(call)
                     self._access.on_routed(call.fields.envelope.route)
         self._replicas.update(reachable)
-        assert self._placed is not None
         self._placed.on_replicas()
         self._pump()
 
@@ -158,7 +156,7 @@ class Router:
         call.sequence = next(self._sequence)
         self._budget.on_call()
         if call.is_cancelled:
-            self._end_cancelled(call)
+            call.fail(RequestCancelledError(call.fields.request_id))
             return
         if self._closed_reason is not None:
             outcomes.fail(call, ServeGrpcError(self._closed_reason))
@@ -197,9 +195,8 @@ class Router:
             call.expiry = self.loop.call_later(left_s, self._expire, call)
 
     def _pick(self, call: Call) -> Connection | None:
-        if self._replicas is None:
-            return None
-        return self._replicas.pick(call.fields.multiplexed_model_id)
+        replicas, model_id = self._replicas, call.fields.multiplexed_model_id
+        return None if replicas is None else replicas.pick(model_id)
 
     def _send(self, call: Call, connection: Connection, *, is_new: bool = False) -> None:
         try:
@@ -233,7 +230,9 @@ class Router:
     def _pump(self) -> None:
         """Send what waits to whoever has room."""
         self._has_returned = False
-        if self.is_native:
+        if self._closed_reason is not None or self._access.is_unavailable:
+            self._fail_waiting()  # no replica will come, and nothing else would wake them
+        elif self.is_native:
             self._go_native()
         while (call := self._row.head()) is not None:
             connection = self._pick(call)
@@ -242,6 +241,25 @@ class Router:
             self._pop()
             self._send(call, connection)
         self._ensure_progress()
+
+    def _fail_waiting(self) -> None:
+        while (call := self._pop()) is not None:
+            if self._closed_reason is not None:
+                outcomes.fail(call, ServeGrpcError(self._closed_reason))
+            else:
+                call.fail(self._access.unavailable())
+
+    def _return(self, call: Call) -> None:
+        """Let a call that was on a replica wait again."""
+        self._enqueue(call)
+        if not self._has_returned:
+            self._has_returned = True
+            # The news of a replica that has left the set reach no one, so they cannot wake it.
+            self.loop.call_soon(self._after_return)
+
+    def _after_return(self) -> None:
+        if self._has_returned:
+            self._pump()
 
     def on_change(self, connection: Connection) -> None:
         """A replica has room again, or turned calls away, or was lost."""
@@ -302,11 +320,10 @@ class Router:
 
     def on_rejected(self, calls: list[Call]) -> None:
         """The replica was full: the calls go back to where they stood in the row."""
-        self._has_returned = True
         self.tally.rejections += len(calls)
         for call in reversed(calls):
             self._take_off(call)
-            self._enqueue(call)
+            self._return(call)
 
     def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
         """The session ended under a call: repeat it if that is safe."""
@@ -315,13 +332,12 @@ class Router:
             call.is_idempotent and not call.has_items and self._budget.try_spend(time.monotonic())
         )
         if may_repeat and self._closed_reason is None:
-            self._has_returned = True
             self.tally.retries += 1
-            self._enqueue(call)
+            call.may_have_executed |= may_have_started
+            self._return(call)
             return
-        outcomes.fail(
-            call, outcomes.replica_died(connection, reason, may_have_started=may_have_started)
-        )
+        error = outcomes.replica_died(connection, reason, may_have_started=may_have_started)
+        outcomes.fail(call, error)
 
     def _take_off(self, call: Call) -> Connection:
         """Note that a call left its replica; returns the connection it was on."""
@@ -336,10 +352,7 @@ class Router:
         """The caller gives the call up, wherever it is."""
         if not call.done:
             self._withdraw(call)
-            self._end_cancelled(call)
-
-    def _end_cancelled(self, call: Call) -> None:
-        call.fail(RequestCancelledError(call.fields.request_id))
+            call.fail(RequestCancelledError(call.fields.request_id))
 
     def grant(self, call: Call, items: int, bytes_: int) -> None:
         """The consumer took this much of a stream."""
@@ -379,8 +392,7 @@ class Router:
     def close(self, reason: str) -> None:
         """Fail what waits and every later call; calls on their way go on."""
         self._closed_reason = reason
-        while (call := self._pop()) is not None:
-            outcomes.fail(call, ServeGrpcError(reason))
+        self._fail_waiting()
         if self._placed is not None:
             self._placed.close(reason)
         if self._backoff_timer is not None:

@@ -319,7 +319,8 @@ class CallerSession(Generic[CallT]):
             large: Error = Error.FromString(joined(self._assembler.take(call_id, reply.payload)))
             return large
         except (DecodeError, PayloadOverflow) as reason:
-            return Error(message=f"the replica's error cannot be read: {reason!r}")
+            text = f"the replica's error cannot be read: {reason!r}"
+            return Error(message=text, may_have_executed=True)
 
     def _beyond(self, requests_read: int) -> list[int]:
         """Ids of the calls whose request is not among the first ones."""
