@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tests.faults.checker import Outcome
 
-__all__ = ["LoopThread", "loop_thread", "outcome_of", "outcomes_of"]
+__all__ = ["SETTLE_S", "LoopThread", "loop_thread", "outcome_of", "outcomes_of"]
 
 T = TypeVar("T")
 
@@ -21,14 +21,17 @@ SETTLE_S = 60.0
 
 
 async def outcome_of(name: str, response: Any) -> Outcome:
-    """What becomes of a response; a generator's items are collected."""
+    """What becomes of a response; the items of a generator are kept, also if it fails."""
+    items: list[Any] | None = [] if hasattr(response, "__anext__") else None
+    value: Any = items
     try:
-        if hasattr(response, "__anext__"):
-            value: Any = [item async for item in response]
-        else:
+        if items is None:
             value = await response
-    except Exception as error:
-        return Outcome(name, error=error, ended_s=time.monotonic())
+        else:
+            async for item in response:
+                items.append(item)
+    except (Exception, asyncio.CancelledError) as error:
+        return Outcome(name, value, error, ended_s=time.monotonic())
     return Outcome(name, value, ended_s=time.monotonic())
 
 
@@ -38,10 +41,12 @@ async def outcomes_of(
     """Make all calls, (name, what makes it), and wait for their outcomes."""
 
     async def one(name: str, make: Callable[[], Any]) -> Outcome:
-        try:
-            return await asyncio.wait_for(outcome_of(name, make()), settle_s)
-        except asyncio.TimeoutError:
-            return Outcome(name)
+        task = asyncio.ensure_future(outcome_of(name, make()))
+        await asyncio.wait([task], timeout=settle_s)
+        if task.done():
+            return task.result()
+        task.cancel()
+        return Outcome(name)
 
     return await asyncio.gather(*(one(name, make) for name, make in calls))
 

@@ -1,8 +1,8 @@
 """Joins what handlers really executed with what their callers saw.
 
-A caller sees one of three outcomes: ok, failed (an error, and the call surely did not start or
-surely ended with it), or unknown (an error that says the call may have executed). Anything else is
-a hung call. `check` counts what must never be.
+A caller sees one of three outcomes: ok, failed (the handler's own error, or one that says that the
+call did not start), or unknown (an error that says the call may have executed, or leaves it open).
+Anything else is a hung call. `check` counts what must never be.
 """
 
 from __future__ import annotations
@@ -12,15 +12,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
 from serve_grpc.errors import ServeGrpcError
 from tests.ray.apps.gated import Board
 
 __all__ = ["NOTHING_WRONG", "Outcome", "Wrongs", "check"]
 
 
+NOT_STARTED = (BackPressureError, DeploymentUnavailableError)
+"""Errors of Serve's that mean it."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What one caller saw. `ended_s` is on the monotonic clock; None for a call that hung."""
+    """What one caller saw.
+
+    Attributes:
+        value: The result; the items of a stream, also of one that failed.
+        error: What was raised.
+        ended_s: When, on the monotonic clock; None for a call that hung.
+    """
 
     name: str
     value: Any = None
@@ -34,8 +47,16 @@ class Outcome:
             return "hung"
         if self.error is None:
             return "ok"
-        is_unknown = isinstance(self.error, ServeGrpcError) and self.error.may_have_executed
-        return "unknown" if is_unknown else "failed"
+        if isinstance(self.error, RayTaskError):
+            return "failed"
+        return "failed" if self.says_it_did_not_start else "unknown"
+
+    @property
+    def says_it_did_not_start(self) -> bool:
+        """Whether the error promises that."""
+        if isinstance(self.error, ServeGrpcError):
+            return not self.error.may_have_executed
+        return isinstance(self.error, NOT_STARTED)
 
 
 @dataclass(frozen=True)
@@ -46,7 +67,7 @@ class Wrongs:
         hung: No outcome.
         duplicate: Started more than once.
         lost: Reported as ok, but no handler ran to its end.
-        misdelivered: Got what was meant for another call, or only a part.
+        misdelivered: Got what was meant for another call, or a part as if it were all.
         untruthful: The error says that the call did not start, but it did.
         foreign: An error that is not one of the documented ones.
     """
@@ -72,6 +93,7 @@ def check(
     *,
     may_repeat: bool = False,
     documented: tuple[type[BaseException], ...] = (ServeGrpcError,),
+    items: int = 0,
 ) -> Wrongs:
     """Compare the handlers' notes with the outcomes of `Journaled` calls.
 
@@ -80,6 +102,7 @@ def check(
         outcomes: One for each call.
         may_repeat: Whether the calls were idempotent, so that they may have started again.
         documented: Errors that a call may end with here.
+        items: How many each stream has.
     """
     outcomes = list(outcomes)
     starts = Counter(name for _, name, *_ in board.lines("start"))
@@ -89,13 +112,15 @@ def check(
         hung=tuple(o.name for o in outcomes if o.kind == "hung"),
         duplicate=() if may_repeat else tuple(name for name, n in starts.items() if n > 1),
         lost=tuple(o.name for o in outcomes if o.kind == "ok" and not ends[o.name]),
-        misdelivered=tuple(o.name for o in outcomes if o.kind == "ok" and not _is_own(o)),
-        untruthful=tuple(o.name for o in failed if o.kind == "failed" and starts[o.name]),
+        misdelivered=tuple(o.name for o in outcomes if not _is_own(o, items)),
+        untruthful=tuple(o.name for o in failed if o.says_it_did_not_start and starts[o.name]),
         foreign=tuple(o.name for o in failed if not isinstance(o.error, documented)),
     )
 
 
-def _is_own(outcome: Outcome) -> bool:
-    if isinstance(outcome.value, list):  # the items of a stream
-        return outcome.value == [f"{outcome.name}/{i}" for i in range(len(outcome.value))]
-    return bool(outcome.value == outcome.name)
+def _is_own(outcome: Outcome, items: int) -> bool:
+    got = outcome.value
+    if isinstance(got, list):  # in order from the first, and all of them unless there is an error
+        is_in_order = got == [f"{outcome.name}/{i}" for i in range(len(got))]
+        return is_in_order and (outcome.kind != "ok" or len(got) == items)
+    return outcome.kind != "ok" or bool(got == outcome.name)

@@ -4,13 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import serve_grpc
 from tests.faults import figures
 from tests.faults.calls import LoopThread, loop_thread
+from tests.faults.replicas import wait_for_replicas
 from tests.ray.apps.gated import Board
+from tests.ray.apps.troubled import TROUBLED
 from tests.ray.conftest import deploy  # noqa: F401
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and "serve_instance" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
+
+
+@pytest.fixture(scope="session")
+def three_replicas(serve_instance: None) -> Any:
+    """By-value handle to three troubled replicas, of 170 calls at once each."""
+    app = TROUBLED.options(num_replicas=3, max_ongoing_requests=170).bind()
+    return serve_grpc.run(app, name="three", route_prefix=None).options(_by_reference=False)
+
+
+@pytest.fixture
+def three(three_replicas: Any) -> Any:
+    """The same, once all three are up and have a session."""
+    wait_for_replicas(three_replicas, 3)
+    return three_replicas
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Board", "Gated", "note"]
+__all__ = ["Board", "Gated", "note", "released"]
 
 POLL_S = 0.01
 
@@ -52,7 +52,8 @@ def note(path: str, event: str, name: str, running: int) -> None:
         file.write(f"{event} {name} {os.getpid()} {running}\n")
 
 
-async def _released(path: str, name: str) -> None:
+async def released(path: str, name: str) -> None:
+    """Return when the test lets the handlers of this name go."""
     # The signal comes from another process, through the file system.
     signals = [Path(path, f"release-{which}") for which in ("all", name)]
     while not any(map(Path.exists, signals)):  # noqa: ASYNC110
@@ -74,7 +75,7 @@ class Gated:
         self._note(path, "start", name)
         event = "cancelled"
         try:
-            await _released(path, name)
+            await released(path, name)
             event = "end"
         finally:
             self.running -= 1

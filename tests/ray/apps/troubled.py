@@ -1,0 +1,126 @@
+"""Journaled replicas that a test puts in trouble, one by one.
+
+What a replica does with its calls is decided by files beside the notes, named "mood-PID": it fails
+at once, takes ten times as long, holds its calls, or dies of them. Its notes carry a time, of the
+monotonic clock, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import serve_grpc
+from tests.ray.apps.failures import raise_kind
+from tests.ray.apps.gated import Board, released
+from tests.ray.apps.journaled import Journaled
+
+__all__ = ["ALL", "DIES", "FAILS", "HOLDS", "SLOW", "TROUBLED", "Troubled", "give_mood", "times"]
+
+DIES, FAILS, HOLDS, SLOW = "dies", "fails", "holds", "slow"
+ALL = "all"
+SLOWER = 10
+
+
+def give_mood(board: Board, mood: str, pid: int | str) -> None:
+    """The test's side: from now on this replica, or all, behave like this."""
+    Path(board.path, f"{mood}-{pid}").touch()
+
+
+def _is_in(mood: str, path: str) -> bool:
+    return any(os.path.exists(f"{path}/{mood}-{pid}") for pid in (os.getpid(), ALL))
+
+
+def times(board: Board, event: str) -> dict[str, float]:
+    """When it last happened to each call, by its name."""
+    return {line[1]: float(line[4]) for line in board.lines(event)}
+
+
+def _note(path: str, event: str, name: str, running: int) -> None:
+    with open(f"{path}/log", "a") as file:
+        file.write(f"{event} {name} {os.getpid()} {running} {time.monotonic()}\n")
+
+
+class Troubled(Journaled):
+    """Args: `inner`, a handle that `through`, `beside` and `fill` call in turn."""
+
+    def _begin(self, path: str, name: str) -> None:
+        self.running += 1
+        _note(path, "start", name, self.running)
+
+    def _finish(self, path: str, name: str, event: str) -> None:
+        self.running -= 1
+        _note(path, event, name, self.running)
+
+    async def moody(self, path: str, name: str, work_s: float = 0.0) -> str:
+        """As `__call__`, as far as the replica's mood allows."""
+        if _is_in(DIES, path):
+            self._begin(path, name)
+            await asyncio.sleep(work_s)
+            os.kill(os.getpid(), signal.SIGKILL)
+        if _is_in(FAILS, path):
+            self._begin(path, name)
+            self._finish(path, name, "end")
+            raise ValueError(name)
+        return await self(path, name, work_s * (SLOWER if _is_in(SLOW, path) else 1))
+
+    async def held(self, path: str, name: str) -> None:
+        """Stay until the test lets go, if that is the replica's mood."""
+        if _is_in(HOLDS, path):
+            _note(path, "held", name, 0)
+            await released(path, name)
+
+    async def fill(self, path: str, slots: int) -> None:
+        """Call `held` of the inner deployment until so many calls of it stay; wait for them."""
+        board, calls = Board(Path(path)), []
+        while board.count("held") < slots:
+            calls.append(asyncio.ensure_future(self._held(path, f"held-{len(calls)}")))
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*calls)
+
+    async def _held(self, path: str, name: str) -> None:
+        await self.inner.held.remote(path, name)
+
+    async def beside(self, path: str, name: str, work_s: float) -> str:
+        """Call the inner deployment and never wait for it, while working here."""
+        response = self.inner.remote(path, name, work_s)
+        self._begin(path, f"outer-{name}")
+        event = "cancelled"
+        try:
+            await asyncio.sleep(work_s)
+            event = "end"
+        finally:
+            self._finish(path, f"outer-{name}", event)
+        return str(response.request_id)
+
+    async def fail(self, kind: str) -> None:
+        """Raise the exception of this name."""
+        raise_kind(kind)
+
+    def fail_in_thread(self, kind: str) -> None:
+        """The same in a `def` method."""
+        raise_kind(kind)
+
+    async def fail_in_stream(self, kind: str) -> Any:
+        """The same, after an item."""
+        yield 0
+        raise_kind(kind)
+
+    async def inner_expires(self, timeout_s: float) -> str:
+        """The error of an inner call whose deadline passes before it is sent."""
+        answer: str = await self.inner.options(timeout_s=timeout_s).remote("", "never")
+        return answer
+
+
+TROUBLED = serve_grpc.deployment(
+    ray_actor_options={"num_cpus": 0.01},
+    graceful_shutdown_wait_loop_s=0.1,
+    graceful_shutdown_timeout_s=20,
+    health_check_period_s=0.5,
+    max_ongoing_requests=500,
+)(Troubled)
+"""To be run with `.options(num_replicas=..., ...)`."""
