@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tests.faults.calls import SETTLE_S, LoopThread, outcomes_of
@@ -63,7 +64,7 @@ def calling(
     async def one_after_the_other() -> None:
         while not load.is_over:
             name = next(names)
-            load.outcomes += await outcomes_of([(name, lambda: make(name))])
+            load.outcomes.extend(await outcomes_of([(name, partial(make, name))]))
 
     async def all_of_them() -> None:
         await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
@@ -89,13 +90,11 @@ def arriving(
         while not load.is_over:
             due = int((time.monotonic() - started_s) * per_s)
             for i in range(len(tasks), due):
-                tasks.append(asyncio.ensure_future(outcomes_of([(f"{prefix}{i}", one(i))])))
+                name = f"{prefix}{i}"
+                tasks.append(asyncio.ensure_future(outcomes_of([(name, partial(make, name))])))
                 tasks[-1].add_done_callback(lambda task: load.outcomes.extend(task.result()))
             await asyncio.sleep(TURN_S)
         await asyncio.gather(*tasks)
-
-    def one(number: int) -> Callable[[], Any]:
-        return lambda: make(f"{prefix}{number}")
 
     running = callers.start(arrive())
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,6 +24,16 @@ class Plain:
 
     async def fail(self, kind: str) -> None:
         raise_kind(kind)
+
+    async def fail_in_stream(self, kind: str) -> AsyncIterator[int]:
+        yield 0
+        raise_kind(kind)
+
+    async def large(self, size: int) -> bytes:
+        return b"x" * size
+
+    async def pid(self) -> int:
+        return os.getpid()
 
     async def hold(self) -> None:
         await asyncio.Event().wait()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import serve_grpc
+from serve_grpc.errors import ReplicaDiedError
 from tests.ray.apps.failures import raise_kind
 from tests.ray.apps.gated import Board, released
 from tests.ray.apps.journaled import Journaled
@@ -109,6 +110,16 @@ class Troubled(Journaled):
         """The same, after an item."""
         yield 0
         raise_kind(kind)
+
+    async def fail_at(self, place: int, kind: str) -> None:
+        """As `fail`, for a request router that places by the first argument."""
+        raise_kind(kind)
+
+    async def fail_with_lost(self, place: int, path: str, name: str) -> None:
+        """End with the error of a call of its own that did not start."""
+        self._begin(path, name)
+        self._finish(path, name, "end")
+        raise ReplicaDiedError("lost", request_id="another call's", may_have_executed=False)
 
     async def inner_expires(self, timeout_s: float) -> str:
         """The error of an inner call whose deadline passes before it is sent."""
