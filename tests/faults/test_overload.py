@@ -12,14 +12,14 @@ from ray.serve.exceptions import BackPressureError
 import serve_grpc
 from tests.faults.checker import NOTHING_WRONG, check
 from tests.faults.load import arriving, calling
-from tests.faults.replicas import pids_of
-from tests.ray.apps.troubled import FAILS, HOLDS, SLOW, TROUBLED, give_mood
+from tests.faults.replicas import pids_of, wait_for_replicas
+from tests.ray.apps.troubled import FAILS, SLOW, TROUBLED, give_mood
 from tests.ray.waiting import eventually
 
 SLOTS = 10
-WORK_S = 0.04
+WORK_S = 0.1
 PEAK_PER_S = SLOTS / WORK_S
-ROUND_S = 2.0
+ROUND_S = 3.0
 
 
 def wait_s(seconds):
@@ -99,10 +99,11 @@ def test_a_replica_that_rejects_at_once_is_not_attractive(deploy, board, callers
     crowd = TROUBLED.options(name="Crowd", num_replicas=3, max_ongoing_requests=slots).bind()
     filler = deploy(TROUBLED.options(name="Filler").bind(crowd), "crowd")
     handle = serve_grpc.get_deployment_handle("Crowd", "crowd").options(_by_reference=False)
-    victim = min(eventually(lambda: len(p := pids_of(handle)) == 3 and p, timeout_s=30))
-    give_mood(board, HOLDS, victim)
-    filling = filler.fill.remote(board.path, slots)
-    eventually(lambda: board.count("held") == slots)
+    victim, *others = sorted(wait_for_replicas(handle, 3))
+    filling = filler.fill.remote(board.path, 3 * slots)
+    eventually(lambda: board.count("held") == 3 * slots)
+    for pid in others:
+        board.release(str(pid))
     with calling(callers, lambda n: handle.remote(board.path, n, 0.02), in_flight=20) as load:
         load.wait_for(1)
         wait_s(1)
@@ -124,11 +125,11 @@ def test_a_replica_that_rejects_at_once_is_not_attractive(deploy, board, callers
 def test_load_shifts_away_from_a_slow_replica(three, board, callers, measured):
     victim = min(pids_of(three))
     give_mood(board, SLOW, victim)
-    with calling(callers, lambda n: three.moody.remote(board.path, n, 0.02), in_flight=12) as load:
+    with calling(callers, lambda n: three.moody.remote(board.path, n, 0.06), in_flight=12) as load:
         load.wait_for(1)
         wait_s(1)
         start_s = time.monotonic()
-        wait_s(2)
+        wait_s(3)
         picks = picks_between(board, start_s, time.monotonic())
     share = picks[victim] / (picks.total() / 3)
     fault = "1 of 3 replicas 10 × slower"

@@ -37,3 +37,7 @@ class Plain:
 
     async def hold(self) -> None:
         await asyncio.Event().wait()
+
+    async def hold_stream(self) -> AsyncIterator[int]:
+        yield 0
+        await self.hold()

@@ -1,7 +1,7 @@
 """Journaled replicas that a test puts in trouble, one by one.
 
 What a replica does with its calls is decided by files beside the notes, named "mood-PID": it fails
-at once, takes ten times as long, holds its calls, or dies of them. Its notes carry a time, of the
+at once, takes ten times as long, or dies of them. Its notes carry a time, of the
 monotonic clock, which all processes of a machine share.
 """
 
@@ -20,9 +20,9 @@ from tests.ray.apps.failures import raise_kind
 from tests.ray.apps.gated import Board, released
 from tests.ray.apps.journaled import Journaled
 
-__all__ = ["ALL", "DIES", "FAILS", "HOLDS", "SLOW", "TROUBLED", "Troubled", "give_mood", "times"]
+__all__ = ["ALL", "DIES", "FAILS", "SLOW", "TROUBLED", "Troubled", "give_mood", "times"]
 
-DIES, FAILS, HOLDS, SLOW = "dies", "fails", "holds", "slow"
+DIES, FAILS, SLOW = "dies", "fails", "slow"
 ALL = "all"
 SLOWER = 10
 
@@ -70,21 +70,15 @@ class Troubled(Journaled):
         return await self(path, name, work_s * (SLOWER if _is_in(SLOW, path) else 1))
 
     async def held(self, path: str, name: str) -> None:
-        """Stay until the test lets go, if that is the replica's mood."""
-        if _is_in(HOLDS, path):
-            _note(path, "held", name, 0)
-            await released(path, name)
+        """Stay until the test lets this replica's calls go."""
+        _note(path, "held", name, 0)
+        await released(path, str(os.getpid()))
 
-    async def fill(self, path: str, slots: int) -> None:
-        """Call `held` of the inner deployment until so many calls of it stay; wait for them."""
-        board, calls = Board(Path(path)), []
-        while board.count("held") < slots:
-            calls.append(asyncio.ensure_future(self._held(path, f"held-{len(calls)}")))
-            await asyncio.sleep(0.005)
-        await asyncio.gather(*calls)
-
-    async def _held(self, path: str, name: str) -> None:
-        await self.inner.held.remote(path, name)
+    async def fill(self, path: str, calls: int) -> None:
+        """Call `held` of the inner deployment so many times; wait for all."""
+        responses = [self.inner.held.remote(path, f"held{i}") for i in range(calls)]
+        for response in responses:
+            await response
 
     async def beside(self, path: str, name: str, work_s: float) -> str:
         """Call the inner deployment and never wait for it, while working here."""
