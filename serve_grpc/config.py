@@ -37,7 +37,7 @@ class Settings:
         stream_window_items, stream_window_bytes: What a replica may send of one stream before
             the consumer has taken it (`SERVE_GRPC_STREAM_WINDOW_ITEMS`, `..._BYTES`).
         heartbeat_interval_s: Time between heartbeats of a session, in seconds
-            (`SERVE_GRPC_HEARTBEAT_INTERVAL_S`). A replica silent for 2.5 intervals gets no new
+            (`SERVE_GRPC_HEARTBEAT_INTERVAL_S`). A replica silent for 2.75 intervals gets no new
             calls until it answers.
         use_tls: Whether Ray, and so every session, speaks TLS (`RAY_USE_TLS`).
         tls_cert_path, tls_key_path, tls_ca_path: PEM files (`RAY_TLS_SERVER_CERT`,

@@ -223,8 +223,12 @@ class PlacedCalls:
     def on_replicas(self) -> None:
         """The deployment's replicas are others."""
         for connection in list(self._waiting):
-            if self._replicas.connection_to(connection.peer.facts.replica_id) is not connection:
+            if self._has_left(connection):
                 self._lose_waiting(connection, "it has left")
+
+    def _has_left(self, connection: Connection) -> bool:
+        replica_id = connection.peer.facts.replica_id
+        return self._replicas.connection_to(replica_id) is not connection
 
     def _lose_waiting(self, connection: Connection, reason: str) -> None:
         for placed in self._waiting.pop(connection, ()):
@@ -262,6 +266,8 @@ class PlacedCalls:
             placed.call_id = None
             if not placed.may_be_refused:
                 self._waiting.setdefault(placed.connection, deque()).appendleft(placed)
+                if self._has_left(placed.connection):  # no more news of it will come
+                    self._lose_waiting(placed.connection, "it has left")
             elif not placed.admitted.done():
                 placed.admitted.set_result(False)  # Serve's router cancels it then
                 self._is_read(placed)

@@ -8,10 +8,13 @@ docs/reliability.md.
 from __future__ import annotations
 
 import json
+import os
+import platform
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["Figure", "load", "record", "recorded", "save"]
+__all__ = ["Figure", "load", "record", "recorded", "save", "setting"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,20 @@ def record(figure: Figure) -> None:
     recorded.append(figure)
 
 
+def setting() -> str:
+    """Where this run took place, as far as it matters to the figures."""
+    versions = [f"{name} {version(name)}" for name in ("ray", "grpcio")]
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return ", ".join([f"{os.cpu_count()} cores", platform.system(), python, *versions])
+
+
 def save(path: Path) -> None:
     """Write this run's figures."""
-    text = json.dumps([asdict(figure) for figure in recorded], indent=1, ensure_ascii=False)
-    path.write_text(text + "\n")
+    run = {"setting": setting(), "figures": [asdict(figure) for figure in recorded]}
+    path.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
 
-def load(path: Path) -> list[Figure]:
-    """The figures of a run."""
-    return [Figure(**fields) for fields in json.loads(path.read_text())]
+def load(path: Path) -> tuple[str, list[Figure]]:
+    """The setting and the figures of a run."""
+    run = json.loads(path.read_text())
+    return run["setting"], [Figure(**fields) for fields in run["figures"]]

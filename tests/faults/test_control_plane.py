@@ -7,10 +7,11 @@ import ray
 from ray import serve
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
+import serve_grpc
 from tests.faults.calls import SETTLE_S, outcomes_of
 from tests.faults.checker import NOTHING_WRONG, check
 from tests.faults.load import calling
-from tests.faults.replicas import pids_of, wait_for_replicas
+from tests.faults.replicas import pids_of, stopped, wait_for_replicas
 from tests.ray.apps.troubled import TROUBLED
 from tests.ray.waiting import eventually
 
@@ -137,3 +138,30 @@ def _pid_of(controller):
         return ray.get(controller.get_pid.remote(), timeout=5)
     except ray.exceptions.RayError:
         return None
+
+
+@pytest.mark.long
+def test_a_call_that_a_leaving_replica_turns_away_goes_to_its_successor(deploy, board, callers):
+    """Its news come after it has left the set; the successor was never called before."""
+    app = TROUBLED.options(name="Old", max_ongoing_requests=1)
+    filler = TROUBLED.options(name="Filler")
+    outer = deploy(filler.bind(app.bind()), "succession")
+    handle = serve_grpc.get_deployment_handle("Old", "succession").options(_by_reference=False)
+    (pid,) = wait_for_replicas(handle, 1)
+    old = replica_ids(handle)
+    filling = outer.fill.remote(board.path, 1)
+    eventually(lambda: board.count("held") == 1)
+    with stopped(pid):
+        running = callers.start(outcomes_of([("x", lambda: handle.remote(board.path, "x"))]))
+        eventually(lambda: serve_grpc.handle_statistics(handle).in_flight == 1)
+        redeploy(filler.bind(app.bind(inner=None)), "succession")
+        eventually(lambda: (ids := replica_ids(handle)) and not ids & old, timeout_s=30)
+    (outcome,) = running.result(SETTLE_S)
+    board.release()
+    filling.result(timeout_s=30)
+    assert check(board, [outcome]) == NOTHING_WRONG
+    assert outcome.kind == "ok", outcome
+
+
+def replica_ids(handle):
+    return {replica.replica_id for replica in serve_grpc.handle_statistics(handle).replicas}

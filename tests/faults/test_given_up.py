@@ -87,6 +87,8 @@ def test_cancel_of_a_stream_reaches_its_generator(inner, board, measured):
         assert next(stream) == f"s{i}/0"
         cancelled_s = time.monotonic()
         stream.cancel()
+        with pytest.raises(RequestCancelledError):
+            next(stream)
         at_s = eventually(lambda i=i: times(board, "cancelled").get(f"s{i}"))
         took_s.append(at_s - cancelled_s)
     fault = f"cancel of a stream, {ROUNDS} times"

@@ -93,6 +93,7 @@ def test_a_replica_that_fails_at_once_is_not_attractive(three, board, callers, m
     assert share <= 0.05
 
 
+@pytest.mark.long
 def test_a_replica_that_rejects_at_once_is_not_attractive(deploy, board, callers, measured):
     """Another process holds all its slots."""
     slots = 20

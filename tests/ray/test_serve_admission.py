@@ -87,36 +87,6 @@ def test_queued_calls_run_first_come_first_served(narrow, board):
     assert all(abs(order.index(f"w{i}") - i) <= 3 for i in range(9))
 
 
-def test_a_cancelled_call_in_the_queue_never_starts(narrow, board):
-    from ray.serve.exceptions import RequestCancelledError
-
-    blockers = [narrow.remote(board.path, f"b{i}") for i in range(3)]
-    eventually(lambda: board.count("start") == 3)
-    queued = narrow.remote(board.path, "queued")
-    queued.cancel()
-    with pytest.raises(RequestCancelledError):
-        queued.result(timeout_s=20)
-    assert queued.cancelled()
-    board.release()
-    for response in blockers:
-        response.result(timeout_s=20)
-    assert narrow.remote(board.path, "after").result(timeout_s=20) == "after"
-    assert board.count("start", "queued") == 0
-
-
-def test_an_expired_call_in_the_queue_never_starts(narrow, board):
-    blockers = [narrow.remote(board.path, f"b{i}") for i in range(3)]
-    eventually(lambda: board.count("start") == 3)
-    with pytest.raises(serve_grpc.errors.DeadlineExceededError) as raised:
-        narrow.options(timeout_s=0.1).remote(board.path, "expired").result(timeout_s=20)
-    assert not raised.value.may_have_executed
-    board.release()
-    for response in blockers:
-        response.result(timeout_s=20)
-    assert narrow.remote(board.path, "after").result(timeout_s=20) == "after"
-    assert board.count("start", "expired") == 0
-
-
 def test_a_full_queue_raises_back_pressure_with_its_fields(queueing, board):
     running = queueing.remote(board.path, "running")
     eventually(lambda: board.count("start") == 1)

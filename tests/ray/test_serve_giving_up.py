@@ -42,13 +42,6 @@ def test_deadline_of_a_running_call_ends_both_sides(bench, key):
     assert is_idle(bench)
 
 
-def test_deadline_that_passed_before_the_call_was_sent(bench, key):
-    with pytest.raises(DeadlineExceededError):
-        bench.options(timeout_s=1e-6).hold.remote(key).result(timeout_s=20)
-    assert bench.remote(1).result(timeout_s=20) == 1
-    assert note(bench, key) == "unknown"
-
-
 def test_deadline_ends_a_stream_after_its_items(bench, key):
     stream = bench.options(method_name="hold_stream", stream=True, timeout_s=0.3).remote(key, 2)
     assert [next(stream), next(stream)] == [0, 1]
@@ -123,15 +116,6 @@ def test_wait_for_cancels_the_handler(bench, key):
     eventually(lambda: note(bench, key) == "cancelled")
 
 
-def test_cancel_reaches_nested_calls(bench, inner, key):
-    response = bench.call_inner.remote("hold", key)
-    eventually(lambda: note(inner, key) == "running")
-    response.cancel()
-    with pytest.raises(RequestCancelledError):
-        response.result(timeout_s=20)
-    eventually(lambda: note(inner, key) == "cancelled")
-
-
 def test_cancel_reaches_nested_calls_of_a_parent_by_reference(bench, inner, key):
     response = bench.options(_by_reference=True).call_inner.remote("hold", key)
     eventually(lambda: note(inner, key) == "running")
@@ -146,16 +130,6 @@ def test_cancel_reaches_a_nested_stream(bench, inner, key):
     eventually(lambda: note(inner, key) == "running")
     response.cancel()
     eventually(lambda: note(inner, key) == "cancelled")
-
-
-def test_cancel_of_a_stream_reaches_its_generator(bench, key):
-    stream = bench.options(method_name="hold_stream", stream=True).remote(key, 1)
-    assert next(stream) == 0
-    eventually(lambda: note(bench, key) == "running")
-    stream.cancel()
-    with pytest.raises(RequestCancelledError):
-        next(stream)
-    eventually(lambda: note(bench, key) == "cancelled")
 
 
 # ------------------------------------------------------------ streams nobody reads to the end

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
-import ray
 from ray import serve
 
 import serve_grpc
@@ -52,30 +50,6 @@ def test_load_is_shared_between_replicas(pair, board):
         response.result(timeout_s=20)
 
 
-def test_killed_replica_fails_its_calls_and_only_them(pair, board):
-    eventually(lambda: len(pids(pair)) == 2, timeout_s=30)
-    responses = {f"{i}": pair.remote(board.path, f"{i}") for i in range(24)}
-    eventually(lambda: board.count("start") == 24)
-    victim = int(board.lines("start")[0][2])
-    lost = {name for _, name, pid, _ in board.lines("start") if int(pid) == victim}
-    os.kill(victim, signal.SIGKILL)
-    killed_s = time.monotonic()
-    for name in lost:
-        with pytest.raises(ReplicaDiedError) as raised:
-            responses[name].result(timeout_s=20)
-        assert raised.value.may_have_executed
-        assert raised.value.replica_id
-        assert raised.value.request_id == responses[name].request_id
-        assert isinstance(raised.value, ray.exceptions.RayActorError)
-    assert time.monotonic() - killed_s < 5
-    # New calls are answered at once by the other one, although Serve has not noticed yet.
-    assert {r.result(timeout_s=5) for r in [pair.pid.remote() for _ in range(30)]} - {victim}
-    board.release()
-    for name in set(responses) - lost:
-        assert responses[name].result(timeout_s=20) == name
-    eventually(lambda: len(pids(pair) - {victim}) == 2, timeout_s=40)
-
-
 def test_every_call_settles_while_a_replica_dies_under_load(pair):
     victim = sorted(eventually(lambda: len(p := pids(pair)) == 2 and p, timeout_s=30))[0]
     responses = [pair.pid.remote() for _ in range(300)]
@@ -90,19 +64,6 @@ def test_every_call_settles_while_a_replica_dies_under_load(pair):
     assert all(error.may_have_executed for error in errors)
     assert len(errors) < 300
     assert pair.pid.remote().result(timeout_s=20) != victim
-
-
-def test_idempotent_calls_are_repeated_on_another_replica(pair, board):
-    eventually(lambda: len(pids(pair)) == 2, timeout_s=40)
-    handle = pair.options(idempotent=True)
-    responses = [handle.remote(board.path, f"{i}") for i in range(6)]
-    eventually(lambda: board.count("start") == 6)
-    victim = int(board.lines("start")[0][2])
-    os.kill(victim, signal.SIGKILL)
-    on_victim = [n for n in board.lines("start") if int(n[2]) == victim]
-    eventually(lambda: board.count("start") == 6 + len(on_victim))
-    board.release()
-    assert [r.result(timeout_s=20) for r in responses] == [f"{i}" for i in range(6)]
 
 
 def test_stream_of_a_killed_replica_ends_with_an_error_after_its_items(pair, board):
