@@ -136,6 +136,7 @@ class _Connection:
 
     peer_max_message_bytes = 2**62
     takes_bytes = True
+    is_down = False
 
     def __init__(self, facts: ReplicaFacts) -> None:
         self.peer = Peer(facts)

@@ -1,10 +1,16 @@
 """The caller's side: from `handle.remote()` to a replica and back.
 
 call.py        one call: its state, and those who wait for it (any thread)
-connection.py  the session to one replica, and its heartbeat (transport loop)
-pool.py        the connections of one event loop, shared by its handles
+context.py     what a call takes along of its trace
+registry.py    the router of each deployment that handles share
+router.py      picks a replica for each call of a deployment, or lets it wait (transport loop)
+waiting.py     the calls that wait
+replicas.py    the replicas of one router, and the pick among them
+connection.py  the session to one replica, and its heartbeat
+pool.py        the connections of one event loop, shared by its routers
+placed.py      calls that Serve's own router places, over our sessions
+fallback.py    calls that Serve's own router carries, too
+outcomes.py    what a call is told when it is not answered, or answered with an error
 tally.py       what a router counts
 reporting.py   what was counted on a loop, told to Ray's metrics
-failures.py    errors for what became of a sent call
-router.py      picks a replica for each call of a deployment, or lets it wait (transport loop)
 """

@@ -30,12 +30,12 @@ from serve_grpc.caller.pool import pool_of
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.caller.reporting import reporter_of
 from serve_grpc.caller.tally import Tally
+from serve_grpc.caller.waiting import WaitingCalls
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Payload
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.routing.retry import RetryBudget
-from serve_grpc.routing.row import Row
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
 
 __all__ = ["Router"]
@@ -71,10 +71,10 @@ class Router:
     def __init__(self, access: RouterAccess, settings: Settings) -> None:
         self._access = access
         self._settings = settings
-        self._row: Row[Call] = Row()
+        self.tally = Tally(access)
+        self._row = WaitingCalls(self.tally)
         self._sequence = itertools.count()
         self._replicas: Replicas | None = None
-        self.tally = Tally(access)
         self._budget = RetryBudget(time.monotonic())
         self._backoff_timer: asyncio.TimerHandle | None = None
         self._backoffs = 0
@@ -134,7 +134,7 @@ class Router:
         self._pump()
 
     def _go_native(self) -> None:
-        while (call := self._pop()) is not None:
+        while (call := self._row.leave()) is not None:
             if call.native is not None:
                 if self.fallback_reason is not None:
                     call.ended = None  # Serve's transport carries it, and Serve alone counts it
@@ -180,7 +180,7 @@ class Router:
         if connection is not None:
             self._send(call, connection, is_new=True)
             return
-        self._enqueue(call)
+        self._row.enter(call)
         if self._replicas:
             if is_first:
                 self._ensure_progress()
@@ -211,22 +211,6 @@ class Router:
 
     # ------------------------------------------------------------ the row
 
-    def _enqueue(self, call: Call) -> None:
-        call.is_queued = True
-        self.tally.on_queued(call)
-        self._row.add(call)
-
-    def _pop(self) -> Call | None:
-        call = self._row.pop()
-        if call is not None:
-            self._unqueue(call)
-        return call
-
-    def _unqueue(self, call: Call) -> None:
-        if call.is_queued:
-            call.is_queued = False
-            self.tally.on_unqueued()
-
     def _pump(self) -> None:
         """Send what waits to whoever has room."""
         self._has_returned = False
@@ -238,12 +222,12 @@ class Router:
             connection = self._pick(call)
             if connection is None:
                 break
-            self._pop()
+            self._row.leave()
             self._send(call, connection)
         self._ensure_progress()
 
     def _fail_waiting(self) -> None:
-        while (call := self._pop()) is not None:
+        while (call := self._row.leave()) is not None:
             if self._closed_reason is not None:
                 outcomes.fail(call, ServeGrpcError(self._closed_reason))
             else:
@@ -251,7 +235,7 @@ class Router:
 
     def _return(self, call: Call) -> None:
         """Let a call that was on a replica wait again."""
-        self._enqueue(call)
+        self._row.enter(call)
         if not self._has_returned:
             self._has_returned = True
             # The news of a replica that has left the set reach no one, so they cannot wake it.
@@ -271,7 +255,7 @@ class Router:
         if self._has_returned or self._replicas.is_opening or self.is_native or connection.is_down:
             self._pump()  # other replicas may have had room all the time
             return
-        while connection.takes_calls and (call := self._pop()) is not None:
+        while connection.takes_calls and (call := self._row.leave()) is not None:
             self._send(call, connection)
         if connection.peer.blocked:
             self._ensure_progress()
@@ -369,7 +353,7 @@ class Router:
         outcomes.fail(call, outcomes.expired(replica_id, may_have_executed=was_sent))
 
     def _withdraw(self, call: Call) -> None:
-        self._unqueue(call)
+        self._row.give_up(call)
         place = call.place
         if isinstance(place, _Place):
             self._take_off(call)
