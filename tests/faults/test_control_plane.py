@@ -11,7 +11,7 @@ import serve_grpc
 from tests.faults.calls import SETTLE_S, outcomes_of
 from tests.faults.checker import NOTHING_WRONG, check
 from tests.faults.load import calling
-from tests.faults.replicas import pids_of, stopped, wait_for_replicas
+from tests.faults.replicas import pids_of, wait_for_replicas
 from tests.ray.apps.troubled import TROUBLED
 from tests.ray.waiting import eventually
 
@@ -143,19 +143,21 @@ def _pid_of(controller):
 @pytest.mark.long
 def test_a_call_that_a_leaving_replica_turns_away_goes_to_its_successor(deploy, board, callers):
     """Its news come after it has left the set; the successor was never called before."""
-    app = TROUBLED.options(name="Old", max_ongoing_requests=1)
+    # With one loop for Serve and the user's code, blocked code keeps the replica from its requests.
+    one_loop = {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}}
+    options = {"num_cpus": 0.01, "runtime_env": one_loop}
+    app = TROUBLED.options(name="Old", max_ongoing_requests=1, ray_actor_options=options)
     filler = TROUBLED.options(name="Filler")
     outer = deploy(filler.bind(app.bind()), "succession")
     handle = serve_grpc.get_deployment_handle("Old", "succession").options(_by_reference=False)
-    (pid,) = wait_for_replicas(handle, 1)
+    wait_for_replicas(handle, 1)
     old = replica_ids(handle)
-    filling = outer.fill.remote(board.path, 1)
+    filling = outer.fill.remote(board.path, 1, 8)
     eventually(lambda: board.count("held") == 1)
-    with stopped(pid):
-        running = callers.start(outcomes_of([("x", lambda: handle.remote(board.path, "x"))]))
-        eventually(lambda: serve_grpc.handle_statistics(handle).in_flight == 1)
-        redeploy(filler.bind(app.bind(inner=None)), "succession")
-        eventually(lambda: (ids := replica_ids(handle)) and not ids & old, timeout_s=30)
+    running = callers.start(outcomes_of([("x", lambda: handle.remote(board.path, "x"))]))
+    eventually(lambda: serve_grpc.handle_statistics(handle).in_flight == 1)
+    redeploy(filler.bind(app.bind(inner=None)), "succession")
+    eventually(lambda: (ids := replica_ids(handle)) and not ids & old, timeout_s=30)
     (outcome,) = running.result(SETTLE_S)
     board.release()
     filling.result(timeout_s=30)

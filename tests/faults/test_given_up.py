@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import statistics
 import time
 
 import pytest
@@ -44,6 +45,14 @@ def in_ms(seconds):
     return f"{seconds * 1000:.0f} ms"
 
 
+def median_of(measured, row, fault, what, limit_s, taken_s):
+    """Write down the median, which is what is asserted, and the slowest."""
+    median_s = statistics.median(taken_s)
+    text = f"{in_ms(median_s)} (slowest {in_ms(max(taken_s))})"
+    measured(row, fault, f"{what}, median of {len(taken_s)}", f"≤ {in_ms(limit_s)}", text)
+    return median_s
+
+
 def has_all_slots(handle, board, callers, slots):
     """Whether so many calls still run at once; returns what went wrong with them."""
     names = [f"slot{i}" for i in range(slots)]
@@ -56,9 +65,11 @@ def has_all_slots(handle, board, callers, slots):
     return was_full and all(o.kind == "ok" for o in outcomes)
 
 
-@pytest.mark.parametrize("method", ["through", "beside"])
+AWAITED = {"through": "awaited", "beside": "not awaited"}
+
+
+@pytest.mark.parametrize("method", AWAITED)
 def test_cancel_reaches_the_handler_and_what_it_calls(outer, board, measured, method):
-    """Awaited there or not."""
     hops = []
     for i in range(ROUNDS):
         response = outer.options(method_name=method).remote(board.path, f"r{i}", 30)
@@ -70,10 +81,16 @@ def test_cancel_reaches_the_handler_and_what_it_calls(outer, board, measured, me
         eventually(lambda i=i: {f"r{i}", f"outer-r{i}"} <= times(board, "cancelled").keys())
         at_s = times(board, "cancelled")
         hops.append((at_s[f"outer-r{i}"] - cancelled_s, at_s[f"r{i}"] - cancelled_s))
-    to_outer, to_inner = (max(s) for s in zip(*hops, strict=True))
-    fault = f"cancel of a running call ({method}), {ROUNDS} times"
-    measured(13, fault, "to the handler, slowest", "≤ 100 ms", in_ms(to_outer))
-    measured(13, fault, "to the handler of its nested call, slowest", "≤ 200 ms", in_ms(to_inner))
+    fault = f"cancel of a running call, whose nested call is {AWAITED[method]}"
+    to_outer, to_inner = (
+        median_of(measured, 13, fault, what, limit_s, taken_s)
+        for what, limit_s, taken_s in zip(
+            ("to the handler", "to that of the nested call"),
+            (HOP_S, 2 * HOP_S),
+            zip(*hops, strict=True),
+            strict=True,
+        )
+    )
     assert board.count("cancelled") == 2 * ROUNDS
     assert to_outer <= HOP_S
     assert to_inner <= 2 * HOP_S
@@ -91,9 +108,8 @@ def test_cancel_of_a_stream_reaches_its_generator(inner, board, measured):
             next(stream)
         at_s = eventually(lambda i=i: times(board, "cancelled").get(f"s{i}"))
         took_s.append(at_s - cancelled_s)
-    fault = f"cancel of a stream, {ROUNDS} times"
-    measured(13, fault, "to its generator, slowest", "≤ 100 ms", in_ms(max(took_s)))
-    assert max(took_s) <= HOP_S
+    to_generator = median_of(measured, 13, "cancel of a stream", "to its generator", HOP_S, took_s)
+    assert to_generator <= HOP_S
 
 
 def test_cancel_of_a_queued_call_never_starts_it(narrow, board, callers, measured):
@@ -169,14 +185,14 @@ def overshoots(callers, handle, board, prefix, timeout_s, step_s=0.01):
 
     outcomes, late_s = zip(*callers.start(main()).result(SETTLE_S), strict=True)
     assert {type(o.error) for o in outcomes} == {DeadlineExceededError}
-    return outcomes, max(late_s)
+    return outcomes, late_s
 
 
 def test_deadline_of_a_running_call(inner, board, callers, measured):
     outcomes, late_s = overshoots(callers, inner, board, "run", 0.3)
     eventually(lambda: board.count("cancelled") == ROUNDS)
     fault = f"the deadlines of {ROUNDS} running calls pass"
-    measured(14, fault, "overshoot, worst", "≤ 50 ms", in_ms(late_s))
+    late_s = median_of(measured, 14, fault, "overshoot", OVERSHOOT_S, late_s)
     assert check(board, outcomes) == NOTHING_WRONG
     assert {o.kind for o in outcomes} == {"unknown"}
     assert late_s <= OVERSHOOT_S
@@ -186,7 +202,7 @@ def test_deadline_of_a_call_that_was_not_sent(inner, board, callers, measured):
     outcomes, late_s = overshoots(callers, inner, board, "new", 1e-6, step_s=0)
     assert inner.remote(board.path, "after").result(timeout_s=20) == "after"
     fault = f"the deadlines of {ROUNDS} calls pass before they are sent"
-    measured(14, fault, "overshoot, worst", "≤ 50 ms", in_ms(late_s))
+    late_s = median_of(measured, 14, fault, "overshoot", OVERSHOOT_S, late_s)
     measured(14, fault, "of them started", "0", board.count("start") - 1)
     assert check(board, outcomes) == NOTHING_WRONG
     assert {o.kind for o in outcomes} == {"failed"}
@@ -201,7 +217,7 @@ def test_deadline_of_a_queued_call(narrow, board, callers, measured):
     assert running.result(timeout_s=20) == "running"
     assert narrow.remote(board.path, "after").result(timeout_s=20) == "after"
     fault = f"the deadlines of {ROUNDS} queued calls pass"
-    measured(14, fault, "overshoot, worst", "≤ 50 ms", in_ms(late_s))
+    late_s = median_of(measured, 14, fault, "overshoot", OVERSHOOT_S, late_s)
     measured(14, fault, "of them started", "0", board.count("start") - 2)
     assert check(board, outcomes) == NOTHING_WRONG
     assert {o.kind for o in outcomes} == {"failed"}
@@ -217,7 +233,7 @@ def test_deadline_of_a_call_that_waits_on_its_replica(inner, board, callers, mea
     assert blocking.result(timeout_s=20) == "block"
     assert inner.remote(board.path, "after").result(timeout_s=20) == "after"
     fault = f"the deadlines of {ROUNDS} calls pass on a replica whose user loop is busy"
-    measured(14, fault, "overshoot, worst", "≤ 50 ms", in_ms(late_s))
+    late_s = median_of(measured, 14, fault, "overshoot", OVERSHOOT_S, late_s)
     measured(14, fault, "of them started", "0", board.count("start") - 2)
     assert check(board, outcomes) == NOTHING_WRONG
     assert board.count("start") == 2

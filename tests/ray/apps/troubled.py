@@ -69,14 +69,15 @@ class Troubled(Journaled):
             raise ValueError(name)
         return await self(path, name, work_s * (SLOWER if _is_in(SLOW, path) else 1))
 
-    async def held(self, path: str, name: str) -> None:
-        """Stay until the test lets this replica's calls go."""
+    async def held(self, path: str, name: str, blocked_s: float = 0.0) -> None:
+        """Hold the loop for a while, then stay until the test lets this replica's calls go."""
         _note(path, "held", name, 0)
+        time.sleep(blocked_s)  # noqa: ASYNC251
         await released(path, str(os.getpid()))
 
-    async def fill(self, path: str, calls: int) -> None:
+    async def fill(self, path: str, calls: int, blocked_s: float = 0.0) -> None:
         """Call `held` of the inner deployment so many times; wait for all."""
-        responses = [self.inner.held.remote(path, f"held{i}") for i in range(calls)]
+        responses = [self.inner.held.remote(path, f"held{i}", blocked_s) for i in range(calls)]
         for response in responses:
             await response
 
