@@ -9,7 +9,7 @@ import pytest
 from ray.serve import context as serve_context
 
 from serve_grpc._serve.requests import cancel_children
-from serve_grpc.errors import SerializationError
+from serve_grpc.errors import DeadlineExceededError, SerializationError
 from serve_grpc.serialization import get_serializer
 from tests.unit.transport_loop import Cancelled, TransportLoop
 
@@ -40,6 +40,18 @@ def test_an_error_is_raised_as_often_as_asked(transport: TransportLoop) -> None:
         with pytest.raises(ValueError, match="mine") as raised:
             call.result()
         assert raised.value is error
+
+
+@pytest.mark.parametrize("was_started", [False, True])
+def test_an_error_after_a_lost_try_tells_of_that_try(
+    transport: TransportLoop, was_started: bool
+) -> None:
+    call = transport.new_call()
+    call.may_have_executed = was_started
+    transport.run(call.fail, DeadlineExceededError("late"))
+    with pytest.raises(DeadlineExceededError) as raised:
+        call.result()
+    assert raised.value.may_have_executed is was_started
 
 
 def test_a_value_of_serves_own_transport_is_not_deserialized(transport: TransportLoop) -> None:
