@@ -17,7 +17,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ObjectRefNotSupportedError
-from serve_grpc.payload import Payload
+from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.serialization import PICKLES
 
 __all__ = [
@@ -94,7 +94,12 @@ class ByValueResponse(_ByValue, DeploymentResponse[R]):
         while not call.done:
             yield from call.wait_news()
         try:
-            result: R = call.result()
+            payload = call.payload  # None: an error, or a value that is loaded
+            if payload is not None and len(payload) > ON_LOOP_BYTES:
+                loop = asyncio.get_running_loop()
+                result: R = yield from loop.run_in_executor(None, call.result)
+                return result
+            result = call.result()
         except RequestCancelledError:
             if self._is_taken_along():
                 raise asyncio.CancelledError from None

@@ -43,7 +43,8 @@ each of both to be noticed, no call is sent to a replica that is mute for 2.75 i
 REST_S = (1.0, 8.0)
 """Between two calls that see whether a penalised replica has recovered: first and longest pause."""
 MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
-"""With more than this waiting to be written to one replica, calls go elsewhere or wait."""
+"""With more than this waiting to be written to one replica, calls go elsewhere or wait; payloads
+that are themselves of this order are allowed a few (`Outbox.is_clogged`)."""
 
 
 class ConnectionOwner(Protocol):
@@ -224,7 +225,7 @@ class Connection:
     def takes_bytes(self) -> bool:
         """Whether what waits to be written leaves space for one more call."""
         session = self._session
-        return session is not None and session.outbox.queued_bytes <= MAX_QUEUED_REQUEST_BYTES
+        return session is not None and not session.outbox.is_clogged(MAX_QUEUED_REQUEST_BYTES)
 
     @property
     def peer_max_message_bytes(self) -> int:

@@ -83,7 +83,11 @@ class Replicas:
             self.is_opening = bool(idle)
             return None
         connection = self._by_peer[peer]
-        return connection if connection.takes_bytes else None
+        if connection.takes_bytes:
+            return connection
+        # Megabytes wait to be written to it. Rare, so looking at everyone costs nothing.
+        others = (other for other in self._connections.values() if other.takes_calls)
+        return min(others, key=lambda other: other.peer.load, default=None)
 
     def on_failure(self, connection: Connection) -> None:
         """The user's code raised on this replica: penalise it if others are better."""

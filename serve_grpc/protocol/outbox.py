@@ -17,6 +17,10 @@ from serve_grpc.protocol.wire import BatchT
 
 __all__ = ["Outbox"]
 
+LARGEST_WAITING = 4
+"""Payloads of the largest size that may wait without clogging an outbox; of the default limit's
+4 MiB they are the 16 MiB that a session's owners allow."""
+
 
 class _Bulk:
     """One large payload on its way out, and the frames of the same id that wait behind it."""
@@ -30,7 +34,7 @@ class _Bulk:
     def load(self, payload: Payload) -> None:
         """Send `payload` from now on."""
         self._views = deque(memoryview(piece) for piece in pieces(payload))
-        self.left = len(payload)
+        self.left = self.size = len(payload)
 
     def cut(self, budget: int) -> memoryview:
         """Take at most `budget` bytes off the front."""
@@ -77,6 +81,15 @@ class Outbox(Generic[BatchT]):
 
     def __bool__(self) -> bool:
         return self.queued_bytes > 0
+
+    def is_clogged(self, max_bytes: int) -> bool:
+        """Whether more waits than `max_bytes`, and more than a few payloads of the largest size:
+        one that is larger than the bound must not keep small frames from travelling beside it.
+        """
+        if self.queued_bytes <= max_bytes:
+            return False
+        largest = max((bulk.size for bulk in self._bulk.values()), default=0)
+        return self.queued_bytes > LARGEST_WAITING * largest
 
     @property
     def pending_batch(self) -> int:

@@ -30,7 +30,7 @@ from serve_grpc.errors import (
     SerializationError,
     ServeGrpcError,
 )
-from serve_grpc.payload import Payload
+from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
@@ -168,7 +168,10 @@ class Executor:
             raise DeadlineExceededError("the deadline passed before the call started")
         loads = _serializer(invocation.request_serializer, "request").load_request
         serializer = _serializer(invocation.response_serializer, "response")
-        args, kwargs = loads(invocation.payload)
+        if len(invocation.payload) <= ON_LOOP_BYTES:
+            args, kwargs = loads(invocation.payload)
+        else:  # copying it would hold up every other handler
+            args, kwargs = await to_thread.run_sync(loads, invocation.payload)
         invocation.payload = b""  # the arguments live on as objects
         method = self._replica.method(invocation.method)
         invocation.has_started = True

@@ -37,7 +37,8 @@ ERROR_KEY = "serve-grpc-error-bin"
 TRACE_KEYS = ("traceparent", "tracestate")
 HANDSHAKE_TIMEOUT_S = 10.0
 MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
-"""A session whose caller does not read its replies gets no further request read."""
+"""A session whose caller does not read its replies gets no further request read; replies that are
+themselves of this order are allowed a few (`Outbox.is_clogged`)."""
 
 _STATUS = {
     Error.INTERNAL: grpc.StatusCode.INTERNAL,
@@ -130,8 +131,8 @@ class SessionStream:
                 self._dispatcher.on_arrival(self, arrival)
                 if self.session.outbox.queued_bytes:
                     self._writer.kick()
-                if self.session.outbox.queued_bytes > MAX_QUEUED_REPLY_BYTES:
-                    await self._writer.wait_below(MAX_QUEUED_REPLY_BYTES // 2)
+                while self.session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES):
+                    await self._writer.wait_below(self.session.outbox.queued_bytes // 2)
         finally:
             timeout.cancel()
             self._dispatcher.on_session_closed(self, self.session.close())

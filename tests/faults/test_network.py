@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import serve_grpc
 from serve_grpc.errors import ReplicaDiedError
 from serve_grpc.transport.credentials import KEEPALIVE_MS, PING_TIMEOUT_MS
 from tests.faults.calls import outcomes_of
@@ -47,8 +48,8 @@ class Line:
 
     def is_quiet(self) -> bool:
         """Whether no call is on its way."""
-        router = self.handle._data_router
-        return all(peer.in_flight == 0 for peer in router.tally.replicas.peers)
+        statistics = serve_grpc.handle_statistics(self.handle)
+        return statistics.in_flight == statistics.waiting == 0
 
 
 @pytest.fixture(scope="module")

@@ -60,12 +60,15 @@ class Watched(Journaled):
 
     def __init__(self, inner: Any = None) -> None:
         super().__init__(inner)
+        self.blobs: dict[int, bytes] = {}
         self.made: dict[str, int] = defaultdict(int)
 
     async def blob(self, size: int, work_s: float = 0.0) -> bytes:
-        """So many bytes."""
+        """So many bytes, made once."""
         await asyncio.sleep(work_s)
-        return b"x" * size
+        if size not in self.blobs:
+            self.blobs[size] = b"x" * size
+        return self.blobs[size]
 
     async def length(self, data: bytes) -> int:
         """Of what arrived."""

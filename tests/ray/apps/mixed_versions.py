@@ -1,0 +1,67 @@
+"""Replicas of a fleet in which some speak a newer protocol, or say things nobody understands."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import serve_grpc
+from serve_grpc.protocol import handshake
+from serve_grpc.protocol.outbox import Outbox
+
+__all__ = ["MIXED", "UNKNOWN_FIELDS", "Mixed"]
+
+# Fields 1000 to 1003, one of each wire type that protobuf has.
+UNKNOWN_FIELDS = (
+    b"\xc0\x3e\x96\x01"  # a varint
+    b"\xc9\x3e12345678"  # 64 bits
+    b"\xd2\x3e\x05frame"  # bytes
+    b"\xdd\x3e1234"  # 32 bits
+)
+
+
+class Mixed:
+    """The constructor runs before the endpoint starts, in a process of the replica's own.
+
+    Args:
+        path: A directory in which replicas take numbers.
+        kinds: What each number is: "old", "new" (speaks a newer version too, and says things of
+            it), or "only new" (no longer speaks this one).
+    """
+
+    def __init__(self, path: str, kinds: list[str]) -> None:
+        self.kind = kinds[_take_number(path) % len(kinds)]
+        if self.kind != "old":
+            handshake.MAX_VERSION += 1
+            _say_unknown_things()
+        if self.kind == "only new":
+            handshake.MIN_VERSION = handshake.MAX_VERSION
+
+    async def __call__(self, value: Any) -> list[Any]:
+        return [self.kind, value]
+
+
+def _take_number(path: str) -> int:
+    number = 0
+    while True:
+        try:
+            os.close(os.open(f"{path}/{number}", os.O_CREAT | os.O_EXCL))
+            return number
+        except FileExistsError:
+            number += 1
+
+
+def _say_unknown_things() -> None:
+    take = Outbox.take
+
+    def take_more(outbox: Outbox[Any]) -> bytes:
+        message = take(outbox)
+        return message + UNKNOWN_FIELDS if message else message
+
+    Outbox.take = take_more  # type: ignore[method-assign]
+
+
+MIXED = serve_grpc.deployment(
+    ray_actor_options={"num_cpus": 0.01}, graceful_shutdown_wait_loop_s=0.1, max_ongoing_requests=50
+)(Mixed)
+"""To be run with `.options(num_replicas=..., ...)`."""
