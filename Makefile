@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-ray-versions check bench bench-quick wrk proto venv clean
+.PHONY: help demo test test-faults soak test-ray-versions check bench bench-quick wrk proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -20,7 +20,10 @@ test: $(READY) ## run the tests, those on a real Ray Serve included
 	$(BIN)/python -m pytest -q
 
 test-faults: $(READY) ## inject every fault of docs/reliability.md, and write down the figures
-	$(BIN)/python -m pytest -q -m "" --fault-figures .faults.json tests/faults
+	$(BIN)/python -m pytest -q -m "not soak" --fault-figures .faults.json tests/faults
+
+soak: $(READY) ## a million calls, 20,000 reconnects, 50,000 cancels: memory, files, tasks stay flat (< 10 min)
+	$(BIN)/python -m pytest -q -m soak --fault-figures .soak.json tests/faults/test_soak.py
 
 test-ray-versions: $(READY) ## run the tests of a real Serve on each supported Ray (RAY_VERSIONS=2.57 for one)
 	@$(BIN)/python -m tests.ray.versions $(RAY_VERSIONS)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 from ray.exceptions import RayTaskError
 
 from serve_grpc.errors import MessageTooLargeError, SerializationError
-from tests.ray.apps.watched import WATCHED, Breaks
+from tests.faults.fleet import watched_handle
+from tests.ray.apps.watched import Breaks
 from tests.ray.scripts import run_script
 
 LIMIT = 4 * 1024 * 1024
@@ -42,8 +44,8 @@ def test_small_calls_pass_between_the_fragments_of_large_ones(measured):
 
 
 @pytest.fixture(scope="module")
-def handle(deploy):
-    return deploy(WATCHED.bind(), "payloads")
+def handle(serve_instance):
+    return watched_handle()
 
 
 async def items_of(stream: Any) -> list[Any]:
@@ -63,7 +65,7 @@ def bad_calls(handle: Any) -> list[tuple[str, Any, type[BaseException]]]:
         ),
         ("undecodable request", lambda: handle.echo.remote(Breaks(ValueError("x"))), Unreadable),
         ("MemoryError in the replica", lambda: handle.echo.remote(Breaks(MemoryError())), Unreadable),
-        ("unserializable request", lambda: handle.echo.remote(iter([])), Unreadable),
+        ("unserializable request", lambda: handle.echo.remote(threading.Lock()), Unreadable),
         ("undecodable reply", lambda: handle.breaks.remote("value"), Unreadable),
         ("MemoryError at the caller", lambda: handle.breaks.remote("memory"), Unreadable),
         ("undecodable exception", lambda: handle.breaks.remote("raise"), RayTaskError),

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_grpc.config import settings
+from tests.faults.fleet import watched_handle
 from tests.faults.latencies import percentile, side_by_side
-from tests.ray.apps.watched import WATCHED
 
 ROW = 15
 ITEM_BYTES = 1_000
@@ -19,8 +19,8 @@ FAULT = "1 item/s of a stream without end"
 
 
 @pytest.fixture(scope="module")
-def handle(deploy):
-    return deploy(WATCHED.bind(), "slow-consumer")
+def handle(serve_instance):
+    return watched_handle()
 
 
 class SlowConsumer:

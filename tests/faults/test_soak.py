@@ -1,0 +1,181 @@
+"""Many calls, reconnects and cancels: what caller and replica hold afterwards is what they held.
+
+A short form runs with every change; `make soak` runs the long one. Both sides are warmed up first:
+allocators, caches and thread pools grow once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+import serve_grpc
+from serve_grpc._serve.cluster import cluster_secret
+from serve_grpc.caller.connection import Connection
+from serve_grpc.config import settings
+from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from tests.behaviour.serving import Owner
+from tests.faults.calls import LoopThread
+from tests.faults.fleet import watched_handle
+from tests.faults.memory import MIB
+from tests.faults.tcp_proxy import TcpProxy
+from tests.ray.apps.watched import resources
+from tests.ray.waiting import eventually, eventually_async
+
+ROW = 21
+MAX_RSS_MIB = 10
+FLAT = ("fds", "threads", "tasks", "channels", "sessions", "calls")
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many of each."""
+
+    calls: int
+    reconnects: int
+    cancels: int
+    sessions: int
+
+    def __str__(self) -> str:
+        return f"{self.calls:,} calls, {self.reconnects:,} reconnects, {self.cancels:,} cancels"
+
+
+class Soak:
+    """Args: `handle` to a replica of `Watched`, and a loop for the callers."""
+
+    def __init__(self, handle: Any, callers: LoopThread) -> None:
+        self.handle, self.callers = handle, callers
+        (self.replica,) = serve_grpc.handle_statistics(handle).replicas
+
+    def run(self, load: Load) -> None:
+        """Everything, one after the other; one that fails fails the test."""
+        for what in (self.calls(load), self.cancels(load), self.reconnects(load)):
+            self.callers.start(what).result(600)
+        eventually(lambda: serve_grpc.handle_statistics(self.handle).in_flight == 0)
+
+    def resources(self) -> dict[str, dict[str, int]]:
+        """Of both sides."""
+        return {
+            "replica": self.handle.resources.remote().result(timeout_s=60),
+            "caller": resources(),
+        }
+
+    async def _repeat(self, times: int, at_once: int, one: Callable[[int], Awaitable[None]]) -> None:
+        numbers = iter(range(times))
+
+        async def go_on() -> None:
+            for number in numbers:
+                await one(number)
+
+        await asyncio.gather(*(go_on() for _ in range(at_once)))
+
+    async def calls(self, load: Load) -> None:
+        """Unary calls, and one stream in a hundred."""
+        echo, stream = self.handle.echo, self.handle.options(stream=True).breaking_items
+
+        async def one(number: int) -> None:
+            if number % 100:
+                assert await echo.remote(number) == number
+            else:
+                items = [item async for item in stream.remote(5, 1)]
+                assert items == [0, 1, 2, 3, 4, b"x"]
+
+        await self._repeat(load.calls, 200, one)
+
+    async def cancels(self, load: Load) -> None:
+        """Of calls that wait to be written, calls that run, and streams that are left."""
+        slow, endless = self.handle.blob, self.handle.options(stream=True).fast
+
+        async def one(number: int) -> None:
+            if number % 10 == 9:
+                stream = endless.remote(f"left{number % 100}", 100)
+                await stream.__anext__()
+                return
+            response = slow.remote(1, 60.0)
+            await asyncio.sleep(0 if number % 2 else 0.005)
+            response.cancel()
+
+        await self._repeat(load.cancels, 100, one)
+
+    async def reconnects(self, load: Load) -> None:
+        """Sessions that are reset all at once, again and again."""
+        secret: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        secret.set_result(cluster_secret())
+        owner = Owner()
+        loop = asyncio.get_running_loop()
+        proxies = await loop.run_in_executor(None, self._proxy)
+        proxy, thread = proxies
+        connections = []
+        for _ in range(load.sessions):
+            facts = ReplicaFacts(self.replica.replica_id, proxy.address)
+            connections.append(Connection(Peer(facts), settings, secret))
+            connections[-1].owners.add(owner)
+            connections[-1].connect()
+        for _ in range(load.reconnects // load.sessions):
+            await eventually_async(
+                lambda: all(c.peer.state is PeerState.READY for c in connections), timeout_s=60
+            )
+            await loop.run_in_executor(None, proxy.cut)
+            await eventually_async(
+                lambda: all(c.peer.state is not PeerState.READY for c in connections)
+                or all(c._failures == 0 for c in connections)
+            )
+        for connection in connections:
+            await connection.aclose()
+        await loop.run_in_executor(None, proxy.close)
+        await loop.run_in_executor(None, thread.stop)
+
+    def _proxy(self) -> tuple[TcpProxy, LoopThread]:
+        thread = LoopThread()
+        return TcpProxy(thread, self.replica.address), thread
+
+
+def growth(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """By side: MiB of memory, and how many more of what must be flat."""
+    return {
+        side: {
+            "rss MiB": round((after[side]["rss"] - held["rss"]) / MIB, 1),
+            **{name: after[side][name] - held[name] for name in FLAT},
+        }
+        for side, held in before.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("warm", "load"),
+    [
+        pytest.param(Load(4_000, 40, 400, 20), Load(8_000, 100, 800, 20), id="short"),
+        pytest.param(
+            Load(60_000, 1_000, 5_000, 200),
+            Load(1_000_000, 20_000, 50_000, 200),
+            id="long",
+            marks=[pytest.mark.soak, pytest.mark.timeout(900)],
+        ),
+    ],
+)
+def test_nothing_grows(serve_instance, callers, measured, warm, load):
+    soak = Soak(watched_handle(), callers)
+    soak.run(warm)
+    before = soak.resources()
+    started_s = time.monotonic()
+    soak.run(load)
+    took_s = time.monotonic() - started_s
+    grew: dict[str, Any] = {}
+
+    def is_flat() -> bool:
+        grew.update(growth(before, soak.resources()))
+        return all(abs(side[name]) <= 2 for side in grew.values() for name in FLAT)
+
+    try:
+        eventually(is_flat, timeout_s=10)
+    finally:
+        for side, more in grew.items():
+            measured(ROW, f"{load} in {took_s:.0f} s", f"{side}: RSS", "≤ +10 MiB", more["rss MiB"])
+            counts = {name: more[name] for name in FLAT}
+            measured(ROW, f"{load} in {took_s:.0f} s", f"{side}: more of", "± 2", counts)
+    assert max(side["rss MiB"] for side in grew.values()) <= MAX_RSS_MIB
