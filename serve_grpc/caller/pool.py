@@ -108,5 +108,8 @@ def pool_of() -> ConnectionPool:
     with _pools_lock:
         pool = _pools.get(loop)
         if pool is None:
+            # A pool knows its loop, so the table alone would keep both for ever.
+            for closed in [other for other in _pools if other.is_closed()]:
+                del _pools[closed]
             pool = _pools[loop] = ConnectionPool(settings)
         return pool

@@ -89,5 +89,8 @@ def reporter_of(pool: ConnectionPool, actor_id: str) -> Reporter:
     with _reporters_lock:
         reporter = _reporters.get(pool)
         if reporter is None:
+            # A reporter knows its pool, so the table alone would keep both for ever.
+            for dead in [other for other in _reporters if not other.is_alive]:
+                del _reporters[dead]
             reporter = _reporters[pool] = Reporter(pool, actor_id)
         return reporter

@@ -101,12 +101,13 @@ def test_loops_with_sessions_of_their_own_leave_none(handle, loops, measured):
     before = resources()
     errors = run_loops(loops, 4, one)
     after = resources()
-    grew = {name: after[name] - before[name] for name in ("fds", "threads", "tasks", "channels")}
+    grew = {name: after[name] - before[name] for name in ("fds", "threads", "channels", "pools")}
     fault = f"{loops} event loops with sessions of their own"
     measured(ROW, fault, "errors", "0", len(errors))
     measured(ROW, fault, "left behind", "0", grew)
     assert errors == []
-    assert max(grew["fds"], grew["threads"], grew["channels"]) <= 2
+    # Tasks are not counted: Serve's own router, and with it the loop, is kept by Serve.
+    assert max(grew.values()) <= 2
 
 
 # ------------------------------------------------------------ callers that come back
@@ -228,7 +229,7 @@ def test_a_list_of_replicas_that_flips_fails_no_call(deploy, callers, measured):
 def test_without_files_calls_wait_or_end_at_their_deadline_and_then_go_on(measured):
     seen = json.loads(run_script("few_files", env={}, timeout_s=150).splitlines()[-1])
     deadline = f"{DeadlineExceededError.__module__}.{DeadlineExceededError.__name__}"
-    fault = "at most 64 files, in a caller that has more open"
+    fault = "at most 64 files, all of them open, in a caller"
     measured(ROW, fault, "errors of 50 calls with a deadline", "documented", seen["during"])
     measured(ROW, fault, "calls that waited and then ran", "20", seen["waited"])
     measured(

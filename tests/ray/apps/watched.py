@@ -30,7 +30,7 @@ def resources() -> dict[str, int]:
         "channels": kinds.count("Channel"),
         "sessions": kinds.count("CallerSession") + kinds.count("ReplicaSession"),
         "calls": kinds.count("Call") + kinds.count("Invocation"),
-        "objects": len(kinds),
+        "pools": kinds.count("ConnectionPool"),
     }
 
 

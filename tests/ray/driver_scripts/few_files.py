@@ -10,7 +10,7 @@ import json
 import resource
 import time
 from collections import Counter
-from typing import Any
+from typing import IO, Any
 
 import serve_grpc
 from tests.ray.apps.watched import WATCHED
@@ -18,7 +18,16 @@ from tests.ray.scripts import own_ray
 from tests.ray.waiting import eventually
 
 FILES = 64
-"""Ray's driver has more open, so not a single one can be opened."""
+
+
+def _all_files() -> list[IO[bytes]]:
+    """As many as can be opened."""
+    files: list[IO[bytes]] = []
+    while True:
+        try:
+            files.append(open("/dev/null", "rb"))  # noqa: SIM115
+        except OSError:
+            return files
 
 
 async def _ends(handle: Any, number: int) -> Counter[str]:
@@ -39,12 +48,14 @@ def main() -> None:
         patient, hasty = handle, handle.options(timeout_s=2)
         # The handle's own connections to Ray are there; the sessions are not.
         handle.options(_by_reference=True).echo.remote(1).result(timeout_s=30)
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         loop = asyncio.new_event_loop()
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))
+        taken = _all_files()
         waiting = [patient.echo.remote(i) for i in range(20)]
         during = loop.run_until_complete(_ends(hasty, 50))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for file in taken:
+            file.close()
         restored_s = time.monotonic()
         eventually(lambda: all(response._call.done for response in waiting), timeout_s=30)
         recovered_s = time.monotonic() - restored_s
