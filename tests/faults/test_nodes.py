@@ -1,0 +1,48 @@
+"""A node that is lost: killed, or on the other side of a link that is down."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from serve_grpc.transport.credentials import KEEPALIVE_MS, PING_TIMEOUT_MS
+from tests.ray.driver_scripts.two_namespaces import why_not
+from tests.ray.scripts import run_script
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
+
+ROW = 22
+DETECTED_S = (KEEPALIVE_MS + PING_TIMEOUT_MS) / 1000
+
+
+def lost(script: str) -> dict:
+    """What its driver saw."""
+    return json.loads(run_script(script, env={}, timeout_s=200).splitlines()[-1])
+
+
+def test_a_node_that_is_killed(measured):
+    seen = lost("lost_node")
+    fault = "one of two nodes of a ray.cluster_utils.Cluster killed, 200 calls in flight"
+    measured(ROW, fault, "settled after", "≤ 1 s (at once + 1 s)", f"{seen['took_s']:.2f} s")
+    measured(ROW, fault, "wrong", "0", seen["wrongs"])
+    measured(ROW, fault, "calls answered afterwards", "200", seen["after"])
+    assert not any(seen["wrongs"].values()), seen
+    assert set(seen["kinds"]) == {"ok", "unknown"}
+    assert seen["after"] == 200
+    assert seen["took_s"] <= 1
+
+
+def test_a_link_between_two_namespaces_that_goes_down(measured):
+    if reason := why_not():
+        pytest.skip(reason)
+    seen = lost("two_namespaces")
+    fault = "link between two network namespaces down, 100 calls in flight"
+    required = f"≤ {DETECTED_S + 1:.0f} s"
+    measured(ROW, fault, "settled after", required, f"{seen['took_s']:.2f} s")
+    measured(ROW, fault, "wrong", "0", seen["wrongs"])
+    measured(ROW, fault, "calls answered while it is down", "200", seen["during"])
+    assert not any(seen["wrongs"].values()), seen
+    assert set(seen["kinds"]) == {"ok", "unknown"}
+    assert seen["during"] == 200
+    assert seen["took_s"] <= DETECTED_S + 1
