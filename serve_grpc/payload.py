@@ -11,8 +11,8 @@ from collections.abc import Sequence
 __all__ = ["ON_LOOP_BYTES", "Payload", "Segments", "joined", "pieces"]
 
 ON_LOOP_BYTES = 4 * 1024 * 1024
-"""Payloads above this size are deserialized in a thread: an event loop that copies tens of megabytes
-does nothing else for tens of milliseconds."""
+"""Payloads above this size are deserialized in a thread: an event loop that copies tens of
+megabytes does nothing else for tens of milliseconds."""
 
 
 class Segments:

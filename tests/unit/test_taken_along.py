@@ -44,7 +44,9 @@ def test_every_child_is_cancelled_though_each_leaves_at_once(transport: Transpor
         cancel_as_serve_does()
 
     transport.run(lambda: None)
-    transport.run(on_the_loop)
+    # Past the mailbox: with something in it, a cancel would wait its turn.
+    transport.loop.call_soon_threadsafe(on_the_loop)
+    transport.run(lambda: None)
     assert all(isinstance(call.error, RequestCancelledError) for call in calls)
     assert PARENT not in serve_context._in_flight_requests
 
