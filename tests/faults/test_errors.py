@@ -128,6 +128,7 @@ def test_a_task_that_awaits_a_call_over_serves_transport_can_be_cancelled(native
     assert isinstance(asyncio.run(main()).error, asyncio.CancelledError)
 
 
+@pytest.mark.long
 def test_replica_killed_under_calls_over_serves_transport(deploy, callers):
     """Serve repeats some of them, so that they end with their deadline."""
     app = serve.deployment(ray_actor_options={"num_cpus": 0.01}, health_check_period_s=0.5)(Plain)
@@ -165,21 +166,29 @@ def test_deadline_after_a_lost_try_says_that_the_call_may_have_executed(deploy, 
     assert check(board, [lost], may_repeat=True) == NOTHING_WRONG
 
 
-@pytest.mark.parametrize("idempotent", [False, True])
-def test_an_error_of_a_nested_call_repeats_no_placed_call(deploy, tmp_path, board, idempotent):
-    """Serve's own router places it; its handler ends with the error of a call that was lost."""
+@pytest.fixture(scope="module")
+def placed(deploy, tmp_path_factory):
+    """Serve's own router places its calls; sessions carry them."""
+    path = str(tmp_path_factory.mktemp("placed") / "notes")
     config = RequestRouterConfig(
-        request_router_class=ByFirstArgument, request_router_kwargs={"path": str(tmp_path / "n")}
+        request_router_class=ByFirstArgument, request_router_kwargs={"path": path}
     )
-    app = TROUBLED.options(request_router_config=config)
-    handle = deploy(app.bind(), f"placed-errors-{idempotent}").options(idempotent=idempotent)
+    return deploy(TROUBLED.options(request_router_config=config).bind(), "placed-errors")
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_an_error_of_a_nested_call_repeats_no_placed_call(placed, board, idempotent):
+    """The handler ends with the error of a call that was lost, and could be repeated."""
+    handle = placed.options(idempotent=idempotent)
     error = outcome(handle.fail_with_lost.remote(0, board.path, "x")).error
     assert isinstance(error, RayTaskError)
     assert error.may_have_executed
     assert board.count("start") == 1
-    assert isinstance(
-        outcome(handle.fail_at.remote(0, "CancelledError")).error, RequestCancelledError
-    )
+
+
+def test_cancelled_error_of_a_handler_of_a_placed_call(placed):
+    error = outcome(placed.fail_at.remote(0, "CancelledError")).error
+    assert isinstance(error, RequestCancelledError)
 
 
 # ------------------------------------------------------------ nothing waits for ever
