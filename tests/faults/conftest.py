@@ -63,3 +63,17 @@ def measured(request: pytest.FixtureRequest) -> Callable[..., None]:
         figures.record(figures.Figure(row, fault, what, required, str(value), test))
 
     return measured
+
+
+@pytest.fixture(scope="session")
+def outer(serve_instance: None) -> Any:
+    """By-value handle to one replica that calls another one, of 500 slots."""
+    inner = TROUBLED.options(name="Inner").bind()
+    app = TROUBLED.options(name="Outer", max_ongoing_requests=600).bind(inner)
+    return serve_grpc.run(app, name="chain", route_prefix=None).options(_by_reference=False)
+
+
+@pytest.fixture(scope="session")
+def inner(outer: Any) -> Any:
+    """By-value handle to the other one."""
+    return serve_grpc.get_deployment_handle("Inner", "chain").options(_by_reference=False)

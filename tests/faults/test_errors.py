@@ -33,12 +33,6 @@ KINDS = ["SystemExit", "KeyboardInterrupt", "CancelledError"]
 
 
 @pytest.fixture(scope="module")
-def outer(deploy):
-    inner = TROUBLED.options(name="Inner").bind()
-    return deploy(TROUBLED.options(name="Outer").bind(inner), "errors-chain")
-
-
-@pytest.fixture(scope="module")
 def plain(deploy):
     """Not opted in: its calls go over Serve's own transport."""
     app = serve.deployment(ray_actor_options={"num_cpus": 0.01})(Plain).bind()
@@ -176,6 +170,7 @@ def placed(deploy, tmp_path_factory):
     return deploy(TROUBLED.options(request_router_config=config).bind(), "placed-errors")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("idempotent", [False, True])
 def test_an_error_of_a_nested_call_repeats_no_placed_call(placed, board, idempotent):
     """The handler ends with the error of a call that was lost, and could be repeated."""
@@ -186,6 +181,7 @@ def test_an_error_of_a_nested_call_repeats_no_placed_call(placed, board, idempot
     assert board.count("start") == 1
 
 
+@pytest.mark.long
 def test_cancelled_error_of_a_handler_of_a_placed_call(placed):
     error = outcome(placed.fail_at.remote(0, "CancelledError")).error
     assert isinstance(error, RequestCancelledError)

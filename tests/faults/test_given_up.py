@@ -11,7 +11,6 @@ import time
 import pytest
 from ray.serve.exceptions import RequestCancelledError
 
-import serve_grpc
 from serve_grpc.errors import DeadlineExceededError, ReplicaDiedError
 from tests.faults.calls import SETTLE_S, outcome_of, outcomes_of
 from tests.faults.checker import NOTHING_WRONG, check
@@ -21,18 +20,6 @@ from tests.ray.waiting import eventually
 HOP_S = 0.1
 """A cancel may take this long for each process it passes."""
 ROUNDS = 20
-
-
-@pytest.fixture(scope="module")
-def outer(deploy):
-    """One replica that calls another one of 500 slots."""
-    inner = TROUBLED.options(name="Inner").bind()
-    return deploy(TROUBLED.options(name="Outer", max_ongoing_requests=600).bind(inner), "chain")
-
-
-@pytest.fixture(scope="module")
-def inner(outer):
-    return serve_grpc.get_deployment_handle("Inner", "chain").options(_by_reference=False)
 
 
 @pytest.fixture(scope="module")
