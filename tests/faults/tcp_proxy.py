@@ -237,12 +237,12 @@ class TcpProxy:
 
         async def close() -> None:
             self._server.close()
+            self.weather = FAIR
+            self._clear.set()
             for link in tuple(self._links):
                 link.cut()
-            tasks = tuple(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=8)
 
         self._thread.start(close()).result(10)
 

@@ -203,9 +203,7 @@ def test_silence_is_noticed_and_what_waits_is_bounded(line, board, callers, meas
     fault = "black hole, 50 calls in flight, 100 MB to send"
     measured(ROW, fault, "settled after", f"≤ {DETECTED_S + 1:.0f} s", f"{took_s:.2f} s")
     measured(ROW, fault, "wrong", "0", wrongs.counts())
-    measured(
-        ROW, fault, "extra RSS", f"≤ {CAP_MIB + EXTRA_MIB} MiB", f"{growth.most_mib:.0f} MiB"
-    )
+    measured(ROW, fault, "extra RSS", f"≤ {CAP_MIB + EXTRA_MIB} MiB", f"{growth.most_mib:.0f} MiB")
     assert wrongs == NOTHING_WRONG
     assert failed == []
     assert ends.count(500_000) > 100

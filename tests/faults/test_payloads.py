@@ -64,7 +64,11 @@ def bad_calls(handle: Any) -> list[tuple[str, Any, type[BaseException]]]:
             TooLarge,
         ),
         ("undecodable request", lambda: handle.echo.remote(Breaks(ValueError("x"))), Unreadable),
-        ("MemoryError in the replica", lambda: handle.echo.remote(Breaks(MemoryError())), Unreadable),
+        (
+            "MemoryError in the replica",
+            lambda: handle.echo.remote(Breaks(MemoryError())),
+            Unreadable,
+        ),
         ("unserializable request", lambda: handle.echo.remote(threading.Lock()), Unreadable),
         ("undecodable reply", lambda: handle.breaks.remote("value"), Unreadable),
         ("MemoryError at the caller", lambda: handle.breaks.remote("memory"), Unreadable),

@@ -199,9 +199,7 @@ def test_a_list_of_replicas_that_flips_fails_no_call(deploy, callers, measured):
 
     def show(replicas: list[Any]) -> None:
         target = DeploymentTargetInfo(is_available=True, running_replicas=replicas)
-        handle.echo._data_router.loop.call_soon_threadsafe(
-            native.update_deployment_targets, target
-        )
+        handle.echo._data_router.loop.call_soon_threadsafe(native.update_deployment_targets, target)
 
     rng = random.Random(20)
     calling = callers.start(call())
@@ -232,9 +230,7 @@ def test_without_files_calls_wait_or_end_at_their_deadline_and_then_go_on(measur
     fault = "at most 64 files, all of them open, in a caller"
     measured(ROW, fault, "errors of 50 calls with a deadline", "documented", seen["during"])
     measured(ROW, fault, "calls that waited and then ran", "20", seen["waited"])
-    measured(
-        ROW, fault, "recovered after", f"≤ {RECOVERED_S} s", f"{seen['recovered_s']:.2f} s"
-    )
+    measured(ROW, fault, "recovered after", f"≤ {RECOVERED_S} s", f"{seen['recovered_s']:.2f} s")
     assert set(seen["during"]) <= {deadline, "ok"}
     assert seen["waited"] == 20
     assert seen["after"] == {"ok": 200}

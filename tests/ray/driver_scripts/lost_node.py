@@ -25,7 +25,11 @@ from tests.ray.apps.watched import WATCHED
 from tests.ray.waiting import eventually
 
 CALLS = 200
-NODE: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80_000_000}
+NODE: dict[str, Any] = {
+    "num_cpus": 1,
+    "include_dashboard": False,
+    "object_store_memory": 80_000_000,
+}
 
 
 def main() -> None:
