@@ -1,0 +1,134 @@
+"""What a large payload must not do: keep small calls waiting, or hold an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serve_grpc import response as response_module
+from serve_grpc._generated.replica_pb2 import ReplicaBatch
+from serve_grpc.caller.replicas import Replicas
+from serve_grpc.protocol.outbox import LARGEST_WAITING, Outbox
+from serve_grpc.replica import executor as executor_module
+from serve_grpc.replica.executor import Executor
+from serve_grpc.response import ByValueResponse
+from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from tests.ray.waiting import eventually_async
+from tests.unit.test_executor import OneMethod, Outcomes, invocation
+from tests.unit.transport_loop import TransportLoop
+
+BOUND = 1000
+
+
+def outbox_with(large: list[int], small: int = 0) -> Outbox[ReplicaBatch]:
+    """One with large payloads of these sizes, and so many bytes in small frames."""
+    outbox = Outbox(ReplicaBatch)
+    for call_id, size in enumerate(large):
+        outbox.send_large(call_id, b"x" * size, lambda: None)
+    if small:
+        outbox.added(small)
+    return outbox
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "is_clogged"),
+    [
+        ([], BOUND // 2, False),
+        ([], 2 * BOUND, True),
+        ([BOUND // 5] * 4, 0, False),
+        ([BOUND // 5] * 6, 0, True),
+        ([50 * BOUND], 0, False),
+        ([50 * BOUND] * LARGEST_WAITING, 0, False),
+        ([50 * BOUND] * (LARGEST_WAITING + 1), 0, True),
+        ([50 * BOUND, 10], 2 * BOUND, False),
+    ],
+)
+def test_what_clogs_an_outbox(large: list[int], small: int, is_clogged: bool) -> None:
+    assert outbox_with(large, small).is_clogged(BOUND) is is_clogged
+
+
+class Pool:
+    """Gives a connection to each replica; those of `clogged` take no more bytes."""
+
+    def __init__(self, clogged: set[str]) -> None:
+        self.clogged = clogged
+
+    def acquire(self, facts: ReplicaFacts, _: Any) -> Any:
+        peer = Peer(facts)
+        peer.state = PeerState.READY
+        takes = facts.replica_id not in self.clogged
+        return SimpleNamespace(peer=peer, takes_bytes=takes, takes_calls=takes)
+
+
+@pytest.mark.parametrize(
+    ("clogged", "expected"), [({"a"}, {"b"}), ({"b"}, {"a"}), ({"a", "b"}, {None}), (set(), {"a"})]
+)
+def test_a_call_goes_past_a_replica_that_megabytes_wait_for(
+    clogged: set[str], expected: set[str | None]
+) -> None:
+    pool: Any = Pool(clogged)
+    owner: Any = None
+    replicas = Replicas(pool, owner, node_id="", zone="")
+    replicas.update(ReplicaFacts(name, f"{name}:1", max_ongoing_requests=9) for name in "ab")
+    for peer in replicas.peers:
+        peer.in_flight = peer.facts.replica_id == "b"  # so that it is not picked first
+    picked = [replicas.pick("") for _ in range(5)]
+    assert {c.peer.facts.replica_id if c is not None else None for c in picked} == expected
+
+
+class Notes:
+    """Remembers which thread unpickled it."""
+
+    threads: tuple[int, ...] = ()
+
+    def __setstate__(self, _: Any) -> None:
+        type(self).threads += (threading.get_ident(),)
+
+    def __getstate__(self) -> Any:
+        return b"x" * 100
+
+
+@pytest.mark.parametrize(("on_loop_bytes", "is_on_loop"), [(10, False), (10_000, True)])
+def test_large_arguments_are_read_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch, on_loop_bytes: int, is_on_loop: bool
+) -> None:
+    monkeypatch.setattr(executor_module, "ON_LOOP_BYTES", on_loop_bytes)
+    monkeypatch.setattr(Notes, "threads", ())
+
+    async def handler(notes: Notes) -> str:
+        return type(notes).__name__
+
+    async def run() -> Outcomes:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(handler)
+        Executor(replica, outcomes, 10**6).submit([invocation(1, Notes())])
+        await eventually_async(lambda: outcomes.by_id)
+        return outcomes
+
+    (outcome,) = asyncio.run(run()).by_id[1]
+    assert outcome.error is None
+    assert (Notes.threads == (threading.get_ident(),)) is is_on_loop
+    assert len(Notes.threads) == 1
+
+
+@pytest.mark.parametrize(("on_loop_bytes", "is_on_loop"), [(10, False), (10_000, True)])
+def test_a_large_result_is_read_in_a_thread(
+    transport: TransportLoop, monkeypatch: pytest.MonkeyPatch, on_loop_bytes: int, is_on_loop: bool
+) -> None:
+    monkeypatch.setattr(response_module, "ON_LOOP_BYTES", on_loop_bytes)
+    monkeypatch.setattr(Notes, "threads", ())
+    call = transport.new_call(response_loads=pickle.loads)
+    transport.run(call.succeed, pickle.dumps(Notes()))
+
+    async def twice() -> bool:
+        response: ByValueResponse[Any] = ByValueResponse(call)
+        return await response is await response
+
+    assert asyncio.run(twice())
+    assert (Notes.threads == (threading.get_ident(),)) is is_on_loop
+    assert len(Notes.threads) == 1
