@@ -20,7 +20,7 @@ test: $(READY) ## run the tests, those on a real Ray Serve included
 	$(BIN)/python -m pytest -q
 
 test-faults: $(READY) ## inject every fault of docs/reliability.md, and write down the figures
-	$(BIN)/python -m pytest -q -m "not soak" --fault-figures .faults.json tests/faults
+	$(BIN)/python -m pytest -q -m "not soak" --fault-figures .faults.json tests/faults tests/property
 
 soak: $(READY) ## a million calls, 20,000 reconnects, 50,000 cancels: memory, files, tasks stay flat (< 10 min)
 	$(BIN)/python -m pytest -q -m soak --fault-figures .soak.json tests/faults/test_soak.py

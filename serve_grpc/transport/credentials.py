@@ -23,8 +23,10 @@ def channel_options() -> list[tuple[str, int]]:
     """Options of a caller's channel."""
     return [
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-        # `keepalive_timeout_ms` does nothing in C-core; this one closes a silent connection.
+        # This one closes a silent connection; but a ping waits behind a write that the network does
+        # not take, and then only TCP_USER_TIMEOUT helps, which C-core sets to keepalive_timeout_ms.
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.keepalive_permit_without_calls", 1),
         # Sessions of different replicas, or of a replica that replaced one, share no connection.
@@ -53,6 +55,7 @@ def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.http2.max_ping_strikes", 0),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
+        ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.max_receive_message_length", min(largest, 2**31 - 1)),

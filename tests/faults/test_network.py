@@ -148,6 +148,7 @@ def test_bad_weather_corrupts_nothing_and_costs_no_session(line, weather, most, 
     assert growth.most_mib <= CAP_MIB + EXTRA_MIB
 
 
+@pytest.mark.long
 def test_what_waits_for_a_narrow_line_is_bounded(line, callers, measured):
     """Both ways: megabytes of requests, and megabytes of replies, at 10 MB a second."""
     line.proxy.set(bytes_per_s=10_000_000)
@@ -177,6 +178,7 @@ def test_what_waits_for_a_narrow_line_is_bounded(line, callers, measured):
     assert max(grew.values()) <= CAP_MIB + EXTRA_MIB
 
 
+@pytest.mark.long
 def test_silence_is_noticed_and_what_waits_is_bounded(line, board, callers, measured):
     """Calls on the replica end in time; those that did not leave wait, and run afterwards."""
     names = [f"h{i}" for i in range(50)]

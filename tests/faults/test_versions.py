@@ -45,6 +45,7 @@ def test_a_fleet_of_several_versions_fails_no_call(deploy, tmp_path, measured):
     assert states == {"ready", "lost"}
 
 
+@pytest.mark.long
 def test_a_newer_caller_is_understood(deploy, tmp_path, monkeypatch, measured):
     handle = deploy(MIXED.bind(str(tmp_path), ["old"]), "newer-caller")
     monkeypatch.setattr(handshake, "MAX_VERSION", handshake.MAX_VERSION + 1)
@@ -60,6 +61,7 @@ def test_a_newer_caller_is_understood(deploy, tmp_path, monkeypatch, measured):
     assert seen == {"old": CALLS}
 
 
+@pytest.mark.long
 def test_without_a_common_version_the_refusal_is_clean(deploy, tmp_path, monkeypatch, measured):
     """The caller is told so in the log; a call ends at its deadline and did not run."""
     handle = deploy(MIXED.bind(str(tmp_path), ["only new"]), "refused")

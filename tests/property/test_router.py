@@ -298,7 +298,7 @@ def test_calls_end_in_all_ways() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_hundreds_of_lives() -> None:
-    for seed in range(400):
+    for seed in range(200):
         weather = Weather(
             replicas=1 + seed % 4, max_ongoing=1 + seed % 3, losses=seed % 7, changes=seed % 5 / 2
         )

@@ -30,7 +30,6 @@ def resources() -> dict[str, int]:
         "channels": kinds.count("Channel"),
         "sessions": kinds.count("CallerSession") + kinds.count("ReplicaSession"),
         "calls": kinds.count("Call") + kinds.count("Invocation"),
-        "pools": kinds.count("ConnectionPool"),
     }
 
 
