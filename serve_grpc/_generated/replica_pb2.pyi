@@ -52,18 +52,20 @@ class CallerBatch(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., templates: _Optional[_Iterable[_Union[Template, _Mapping]]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[Request, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[Credit, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., ping: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("min_version", "max_version", "replica_id", "nonce", "features")
+    __slots__ = ("min_version", "max_version", "replica_id", "nonce", "features", "key_id")
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    KEY_ID_FIELD_NUMBER: _ClassVar[int]
     min_version: int
     max_version: int
     replica_id: str
     nonce: bytes
     features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., replica_id: _Optional[str] = ..., nonce: _Optional[bytes] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+    key_id: bytes
+    def __init__(self, min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., replica_id: _Optional[str] = ..., nonce: _Optional[bytes] = ..., features: _Optional[_Iterable[str]] = ..., key_id: _Optional[bytes] = ...) -> None: ...
 
 class Proof(_message.Message):
     __slots__ = ("mac",)

@@ -7,6 +7,7 @@
     handles.py          a handle's default marker and flag, the router of Serve's own handle
     requests.py         request context, parents and children of a request
     replicas.py         the replica this process runs: admission, metrics, user's methods
+    ingress_context.py  the gRPC ingress' context as bytes
     tracing.py          Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
     access_log.py       Serve's access log lines, written in bulk
     exceptions.py       the user's exception as Ray presents it

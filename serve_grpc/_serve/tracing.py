@@ -9,7 +9,6 @@ Nothing here runs for a call that carries no context in a process that does not 
 from __future__ import annotations
 
 import logging
-import pickle
 from typing import Any
 
 from ray.serve._private import tracing_utils
@@ -17,6 +16,10 @@ from ray.serve._private.common import RequestProtocol
 from ray.util.tracing import tracing_helper
 
 from serve_grpc._generated.replica_pb2 import RequestContext
+from serve_grpc._serve.ingress_context import (
+    ingress_context_from_bytes,
+    ingress_context_to_bytes,
+)
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import SerializationError
 
@@ -117,7 +120,7 @@ def context_of_call(span: RouteSpan | None, grpc_context: Any) -> RequestContext
         grpc_context: Of the request that makes the call, which came through a gRPC ingress.
 
     Raises:
-        Exception: `grpc_context` cannot be pickled, or a propagator wrote no text.
+        Exception: `grpc_context` holds more than plain data, or a propagator wrote no text.
     """
     trace, ray_trace = span.propagated() if span is not None else (None, _ray_trace_context())
     return _message(trace, ray_trace, grpc_context)
@@ -131,10 +134,10 @@ def context_of_metadata(metadata: Any) -> RequestContext | None:
 def _message(
     trace: dict[str, str] | None, ray_trace: dict[str, str] | None, grpc_context: Any
 ) -> RequestContext | None:
-    pickled = b"" if grpc_context is None else pickle.dumps(grpc_context)
-    if not (trace or ray_trace or pickled):
+    ingress = b"" if grpc_context is None else ingress_context_to_bytes(grpc_context)
+    if not (trace or ray_trace or ingress):
         return None
-    return RequestContext(trace=trace, ray_trace=ray_trace, grpc_context=pickled)
+    return RequestContext(trace=trace, ray_trace=ray_trace, grpc_context=ingress)
 
 
 def _ray_trace_context() -> dict[str, str] | None:
@@ -175,7 +178,7 @@ class Scope:
             call_method, is_streaming: Of the request.
 
         Raises:
-            SerializationError: The gRPC context cannot be unpickled.
+            SerializationError: The gRPC context cannot be read.
         """
         trace = dict(self._context.trace) or None
         # As in Serve's `Replica._unpack_proxy_args`.
@@ -217,12 +220,12 @@ class Scope:
             self._manager.__exit__(None, None, None)
 
 
-def _grpc_context(pickled: bytes) -> Any:
+def _grpc_context(data: bytes) -> Any:
     try:
-        return pickle.loads(pickled)
+        return ingress_context_from_bytes(data)
     except Exception as error:
         raise SerializationError(
             f"the gRPC context of the request cannot be read: {error!r}",
-            serializer="pickle",
+            serializer="msgpack",
             direction="request",
         ) from error

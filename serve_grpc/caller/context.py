@@ -60,7 +60,7 @@ class CallWithContext(Call):
             self._refuse(
                 SerializationError(
                     f"the request's context cannot be sent: {error!r}",
-                    serializer="pickle",
+                    serializer="msgpack",
                     direction="request",
                 )
             )

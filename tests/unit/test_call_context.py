@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
+import grpc
+import msgpack
 import pytest
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import TracerProvider
@@ -15,6 +18,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from ray.serve import context as serve_context
 from ray.serve._private import tracing_utils
 from ray.serve.exceptions import RequestCancelledError
+from ray.serve.grpc_util import RayServegRPCContext
 
 from serve_grpc._generated.replica_pb2 import RequestContext
 from serve_grpc._serve.tracing import Scope
@@ -25,11 +29,29 @@ from tests.unit.sessions import fields
 from tests.unit.transport_loop import TransportLoop
 
 
-class GrpcContext:
-    """In the place of Serve's."""
+class Rpc:
+    """What gRPC tells of a call: an authenticated one, with binary metadata."""
 
     def __init__(self, note: Any) -> None:
-        self.note = note
+        self._note = note
+
+    def __getattr__(self, name: str) -> Any:
+        answers = {
+            "auth_context": {"x509_common_name": [b"somebody"]},
+            "code": 0,
+            "details": b"",
+            "invocation_metadata": (("note", self._note), ("note-bin", b"\x00\xff")),
+            "peer": "ipv4:127.0.0.1:1",
+            "peer_identities": [b"somebody"],
+            "peer_identity_key": "x509_common_name",
+            "trailing_metadata": (("request_id", "id"),),
+        }
+        return lambda: answers[name]
+
+
+def grpc_context(note: Any) -> RayServegRPCContext:
+    """Serve's, of a request whose metadata hold the note."""
+    return RayServegRPCContext(Rpc(note))
 
 
 class Tracing:
@@ -57,13 +79,13 @@ def tracing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracing]:
     otel_context.detach(token)
 
 
-def new_call(transport: TransportLoop, grpc_context: Any = None) -> CallWithContext:
+def new_call(transport: TransportLoop, context: Any = None) -> CallWithContext:
     call = transport.new_call()
     return CallWithContext(
         fields(),
         deployment_name="callee",
         app_name="app",
-        grpc_context=grpc_context,
+        grpc_context=context,
         owner=transport,
         mailbox=call._mailbox,
         response_loads=call.response_loads,
@@ -166,26 +188,62 @@ def test_rays_trace_context_comes_before_serves() -> None:
 
 
 def test_the_grpc_context_arrives_as_it_was(transport: TransportLoop) -> None:
-    sent = new_call(transport, GrpcContext("note")).fields.context
+    context = grpc_context("note")
+    context.set_code(grpc.StatusCode.NOT_FOUND)
+    context.set_compression(grpc.Compression.Gzip)
+    context.set_details("not here")
+    context.set_trailing_metadata([("more", "of it")])
+    sent = new_call(transport, context).fields.context
     assert sent is not None
     _, request = in_a_scope(sent)
-    assert request["grpc_context"].note == "note"
+    arrived = request["grpc_context"]
+    assert type(arrived) is RayServegRPCContext
+    assert vars(arrived) == vars(context)
+    assert arrived.invocation_metadata() == [("note", "note"), ("note-bin", b"\x00\xff")]
+    assert arrived.code() is grpc.StatusCode.NOT_FOUND
+    assert arrived._compression is grpc.Compression.Gzip
 
 
-def test_a_grpc_context_that_is_no_pickle_fails_the_call_alone() -> None:
+class Touch:
+    """Unpickling it is noticed."""
+
+    noticed: ClassVar[list[str]] = []
+
+    def __reduce__(self) -> Any:
+        return self.noticed.append, ("unpickled",)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xc1",
+        pickle.dumps(Touch()),
+        msgpack.packb([1]),
+        msgpack.packb({"code": 1}),
+        msgpack.packb({"__class__": 1}),
+        msgpack.packb({1: 1}),
+        msgpack.packb({"_code": msgpack.ExtType(1, b"StatusCode.NONE")}),
+        msgpack.packb({"_code": msgpack.ExtType(1, b"Popen.x")}),
+        msgpack.packb({"_code": msgpack.ExtType(2, b"\x01")}),
+        msgpack.packb({"_code": msgpack.ExtType(9, b"")}),
+    ],
+    ids=repr,
+)
+def test_bytes_that_are_no_grpc_context_fail_the_call_alone(data: bytes) -> None:
     with pytest.raises(SerializationError, match="gRPC context"):
-        in_a_scope(RequestContext(grpc_context=b"\x80"))
+        in_a_scope(RequestContext(grpc_context=data))
+    assert Touch.noticed == []
 
 
 @pytest.mark.parametrize(
     ("note", "kind"),
     [(lambda: None, SerializationError), ("x" * MAX_CONTEXT_BYTES, MessageTooLargeError)],
-    ids=["unpicklable", "too large"],
+    ids=["a function", "too large"],
 )
 def test_a_context_that_cannot_travel_fails_the_call(
     transport: TransportLoop, note: Any, kind: type[Exception]
 ) -> None:
-    call = new_call(transport, GrpcContext(note))
+    call = new_call(transport, grpc_context(note))
     call.become_child("parent")
     with pytest.raises(kind) as raised:
         call.result()
