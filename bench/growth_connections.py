@@ -172,7 +172,7 @@ def _run_caller(pipe: Pipe, ports: list[int]) -> None:
 
 
 async def _call_all(pipe: Pipe, ports: list[int]) -> None:
-    with mock.patch("serve_grpc.caller.pool.cluster_secret", return_value=SECRET):
+    with mock.patch("serve_grpc.caller.pool.cluster_secrets", return_value=(SECRET,)):
         pool = ConnectionPool(Settings())
     owner = _Owner()
     connections = [

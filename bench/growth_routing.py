@@ -109,7 +109,7 @@ def _picks(count: int) -> list[tuple[str, float, str]]:
 
 async def _updates(count: int) -> list[tuple[str, float, str]]:
     """Serve's own share, `RouterMetricsManager`, is in these times."""
-    with mock.patch("serve_grpc.caller.pool.cluster_secret", return_value=SECRET):
+    with mock.patch("serve_grpc.caller.pool.cluster_secrets", return_value=(SECRET,)):
         access, manager = new_router()
         router = Router(access, Settings())
         await asyncio.sleep(0)

@@ -19,6 +19,7 @@ import psutil
 from serve_grpc._generated.replica_pb2 import Error, Reply
 from serve_grpc.config import Settings
 from serve_grpc.protocol.replica import Arrival
+from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.server import PlainCall, ReplicaServer, SessionStream
 
 __all__ = ["HOST", "SECRET", "Usage", "allow_open_files", "answer_commands", "run_servers"]
@@ -123,9 +124,10 @@ def run_servers(pipe: Pipe, count: int, open_files: int) -> None:
 
 async def _run_servers(pipe: Pipe, count: int) -> None:
     echo: Any = _Echo()
+    secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
     servers = [
         ReplicaServer(
-            replica_id=f"replica-{number}", secret=SECRET, settings=Settings(), dispatcher=echo
+            replica_id=f"replica-{number}", secrets=secrets, settings=Settings(), dispatcher=echo
         )
         for number in range(count)
     ]

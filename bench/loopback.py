@@ -21,6 +21,7 @@ from serve_grpc.caller.call import Call
 from serve_grpc.caller.router import Router
 from serve_grpc.config import Settings
 from serve_grpc.protocol.caller import Envelope, RequestFields
+from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.serialization import get_serializer
@@ -74,7 +75,7 @@ async def loopback(serializer: str = "cloudpickle") -> AsyncIterator[Caller]:
     dispatcher = ReplicaDispatcher(replica, Settings())
     access, manager = new_router()
     with (
-        mock.patch("serve_grpc.caller.pool.cluster_secret", return_value=SECRET),
+        mock.patch("serve_grpc.caller.pool.cluster_secrets", return_value=(SECRET,)),
         mock.patch(
             "serve_grpc.transport.client.open_channel",
             side_effect=lambda *_: _Channel(lambda context: _session(context, dispatcher)),
@@ -96,7 +97,7 @@ async def loopback(serializer: str = "cloudpickle") -> AsyncIterator[Caller]:
 def _session(context: Any, dispatcher: ReplicaDispatcher) -> SessionStream:
     session = ReplicaSession(
         replica_id="replica-0",
-        secret=SECRET,
+        keyring=Keyring((SECRET,)),
         nonce=b"r" * 16,
         epoch=1,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,

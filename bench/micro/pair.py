@@ -6,6 +6,7 @@ from typing import Any
 
 from serve_grpc._generated.replica_pb2 import Reply
 from serve_grpc.protocol.caller import CallerSession, Envelope, RequestFields
+from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.replica import InboundRequest, ReplicaSession
 
@@ -33,7 +34,7 @@ class Pair:
         )
         self.replica = ReplicaSession(
             replica_id="r",
-            secret=SECRET,
+            keyring=Keyring((SECRET,)),
             nonce=b"r" * 16,
             epoch=1,
             max_ongoing_requests=100,

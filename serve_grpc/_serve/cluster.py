@@ -1,15 +1,19 @@
-"""Where this process runs, and the secret its cluster shares."""
+"""Where this process runs, and the secrets its cluster shares.
+
+They lie in the cluster's own key-value store (GCS), under one key: 32 random bytes, followed, once
+it was rotated, by the 32 before them. One value, so that a reader sees either the old pair or the
+new one. The first who asks makes it.
+"""
 
 from __future__ import annotations
 
-import functools
 import hmac
 import os
 
 import ray
 from ray.experimental import internal_kv
 
-__all__ = ["cluster_secret", "node_address"]
+__all__ = ["cluster_secret", "cluster_secrets", "node_address", "rotate_secret"]
 
 _NAMESPACE = b"serve_grpc"
 _KEY = b"session_secret"
@@ -22,26 +26,53 @@ def node_address() -> str:
 
 
 def cluster_secret() -> bytes:
-    """32 random bytes that every member of the Ray cluster, and nobody else, can read.
+    """The secret in use: 32 bytes that members of the Ray cluster can read, and nobody else."""
+    return cluster_secrets()[0]
 
-    They live in the cluster's own key-value store (GCS) and are made by whoever asks first. Under
-    `RAY_AUTH_MODE=token` Ray's token goes into them, so that a peer without it fails the
-    handshake. Blocks for one round trip, once a process and cluster.
+
+def cluster_secrets() -> tuple[bytes, ...]:
+    """The secret in use and, once it was rotated, the one before it.
+
+    Under `RAY_AUTH_MODE=token` Ray's token goes into them, so that a peer without it fails the
+    handshake. Blocks for a round trip to Ray's key-value store.
     """
-    return _secret_of(ray.get_runtime_context().gcs_address)
-
-
-@functools.cache
-def _secret_of(_: str) -> bytes:
-    # Put-if-absent, then read: of two processes that start together, both read the first one's.
-    internal_kv._internal_kv_put(
-        _KEY, os.urandom(SECRET_BYTES), overwrite=False, namespace=_NAMESPACE
-    )
-    secret = internal_kv._internal_kv_get(_KEY, namespace=_NAMESPACE)
-    if secret is None or len(secret) != SECRET_BYTES:
-        raise RuntimeError("the Ray cluster's key-value store did not keep the session secret")
+    stored = _stored()
     token = _ray_token()
-    return hmac.digest(secret, token, "sha256") if token else bytes(secret)
+    secrets = (stored[i : i + SECRET_BYTES] for i in range(0, len(stored), SECRET_BYTES))
+    return tuple(hmac.digest(s, token, "sha256") if token else s for s in secrets)
+
+
+def rotate_secret() -> None:
+    """Give the Ray cluster a new secret; no call fails because of it.
+
+    Open sessions go on. New ones, and plain calls, are made with the new secret; the one before it
+    is good until the next rotation. So rotate twice to make a secret that has leaked worthless:
+    replicas and callers read the new ones at the latest 5 seconds after.
+
+    Raises:
+        RuntimeError: This process is not connected to a Ray cluster.
+    """
+    if not ray.is_initialized():
+        raise RuntimeError(
+            "rotate_secret() needs a connection to the Ray cluster: ray.init() first"
+        )
+    current = _stored()[:SECRET_BYTES]
+    internal_kv._internal_kv_put(
+        _KEY, os.urandom(SECRET_BYTES) + current, overwrite=True, namespace=_NAMESPACE
+    )
+
+
+def _stored() -> bytes:
+    stored = internal_kv._internal_kv_get(_KEY, namespace=_NAMESPACE)
+    if stored is None:
+        # Put-if-absent, then read: of two processes that start together, both read the first one's.
+        internal_kv._internal_kv_put(
+            _KEY, os.urandom(SECRET_BYTES), overwrite=False, namespace=_NAMESPACE
+        )
+        stored = internal_kv._internal_kv_get(_KEY, namespace=_NAMESPACE)
+    if stored is None or len(stored) not in (SECRET_BYTES, 2 * SECRET_BYTES):
+        raise RuntimeError("the Ray cluster's key-value store did not keep the session secret")
+    return bytes(stored)
 
 
 def _ray_token() -> bytes:

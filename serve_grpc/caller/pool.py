@@ -8,10 +8,11 @@ import time
 import weakref
 from collections import Counter, defaultdict
 
-from serve_grpc._serve.cluster import cluster_secret
+from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionOwner
 from serve_grpc.config import Settings, settings
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["ConnectionPool", "pool_of"]
@@ -30,8 +31,8 @@ class ConnectionPool:
         self._connections: dict[str, Connection] = {}
         self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
         self._ticker: asyncio.TimerHandle | None = None
-        # One round trip to Ray's key-value store, off the loop.
-        self._secret: asyncio.Future[bytes] = self._loop.run_in_executor(None, cluster_secret)
+        self._secrets = ClusterSecrets(cluster_secrets)
+        self._secrets.refresh()  # so that the first session need not wait for it
 
     def __repr__(self) -> str:
         return f"<ConnectionPool of {len(self._connections)} replicas>"
@@ -55,7 +56,7 @@ class ConnectionPool:
         connection = self._connections.get(facts.replica_id)
         if connection is None:
             traffic = self.traffic[facts.application, facts.deployment]
-            connection = Connection(Peer(facts), self._settings, self._secret, traffic)
+            connection = Connection(Peer(facts), self._settings, self._secrets, traffic)
             self._connections[facts.replica_id] = connection
         connection.peer.facts = facts
         connection.owners.add(owner)

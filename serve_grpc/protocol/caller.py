@@ -25,6 +25,7 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope, RequestFields
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.keyring import key_id
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
@@ -142,7 +143,7 @@ class CallerSession(Generic[CallT]):
         self.peer_max_message_bytes = 0
         hello = self.outbox.batch.hello
         hello.min_version, hello.max_version = handshake.MIN_VERSION, handshake.MAX_VERSION
-        hello.replica_id, hello.nonce = replica_id, nonce
+        hello.replica_id, hello.nonce, hello.key_id = replica_id, nonce, key_id(secret)
         self.outbox.added()
 
     def __repr__(self) -> str:

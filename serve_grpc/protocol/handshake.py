@@ -14,6 +14,8 @@ import hashlib
 import hmac
 from collections import OrderedDict
 
+from serve_grpc.protocol.keyring import Keyring
+
 __all__ = [
     "MAX_VERSION",
     "MIN_VERSION",
@@ -126,10 +128,13 @@ def _call_mac(
 
 
 class CallVerifier:
-    """Checks the proofs of plain calls and refuses each nonce the second time."""
+    """Checks the proofs of plain calls and refuses each nonce the second time.
 
-    def __init__(self, secret: bytes, replica_id: str) -> None:
-        self._secret = secret
+    A proof does not say which secret it was made with; there are two at most.
+    """
+
+    def __init__(self, keyring: Keyring, replica_id: str) -> None:
+        self._keyring = keyring
         self._replica_id = replica_id
         self._seen: OrderedDict[str, float] = OrderedDict()
 
@@ -139,8 +144,9 @@ class CallVerifier:
         if len(fields) != 4 or fields[0] != CALL_SCHEME:
             return False
         _, time_text, nonce, mac = fields
-        expected = _call_mac(self._secret, method, self._replica_id, request, nonce, time_text)
-        if not hmac.compare_digest(mac.encode(), expected.encode()):
+        signed = (method, self._replica_id, request, nonce, time_text)
+        macs = [_call_mac(secret, *signed).encode() for secret in self._keyring]
+        if not any([hmac.compare_digest(mac.encode(), expected) for expected in macs]):
             return False
         # The mac holds, so the time was written by a member and parses.
         if abs(now_s - float(time_text)) > CALL_WINDOW_S or nonce in self._seen:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from serve_grpc._generated.replica_pb2 import (
     CallerBatch,
     Error,
+    Hello,
     Refusal,
     ReplicaBatch,
     Reply,
@@ -24,6 +25,7 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import (
@@ -67,6 +69,8 @@ class Arrival:
     credits: list[tuple[int, int, int]] = field(default_factory=list)
     refused: bool = False
     """The handshake failed; write what the outbox holds, then end the stream."""
+    unknown_key: bool = False
+    """The caller holds another secret; look for newer ones, then `hear_hello_again`."""
 
 
 class ReplicaSession:
@@ -74,7 +78,7 @@ class ReplicaSession:
 
     Args:
         replica_id: Unique id of this replica.
-        secret: The cluster's secret.
+        keyring: The cluster's secrets; the caller says which one it holds.
         nonce: `NONCE_BYTES` fresh random bytes.
         epoch: A number no other session of this replica has.
         max_ongoing_requests: Told to the caller.
@@ -85,14 +89,16 @@ class ReplicaSession:
         self,
         *,
         replica_id: str,
-        secret: bytes,
+        keyring: Keyring,
         nonce: bytes,
         epoch: int,
         max_ongoing_requests: int,
         max_message_bytes: int,
     ) -> None:
         self._replica_id = replica_id
-        self._secret = secret
+        self._keyring = keyring
+        self._secret = b""
+        self._hello: Hello | None = None
         self._nonce = nonce
         self._epoch = epoch
         self._max_ongoing_requests = max_ongoing_requests
@@ -197,8 +203,8 @@ class ReplicaSession:
         arrival.requests.append(InboundRequest(call_id, template, request, payload))
 
     def _handshake(self, batch: CallerBatch) -> Arrival:
-        if self.state is SessionState.HELLO and batch.HasField("hello"):
-            return self._on_hello(batch)
+        if self.state is SessionState.HELLO and self._hello is None and batch.HasField("hello"):
+            return self._on_hello(batch.hello)
         if self.state is SessionState.PROOF and batch.HasField("proof"):
             signed = (self._caller_nonce, self._nonce, self._replica_id, self._epoch)
             if not handshake.verify_session(self._secret, batch.proof.mac, "caller", *signed):
@@ -213,8 +219,7 @@ class ReplicaSession:
             return Arrival()
         return self.refuse(Refusal.PROTOCOL, f"expected {self.state.value}")
 
-    def _on_hello(self, batch: CallerBatch) -> Arrival:
-        hello = batch.hello
+    def _on_hello(self, hello: Hello) -> Arrival:
         version = handshake.common_version(hello.min_version, hello.max_version)
         if version is None:
             return self.refuse(
@@ -228,11 +233,29 @@ class ReplicaSession:
             )
         if not handshake.NONCE_BYTES <= len(hello.nonce) <= handshake.MAX_NONCE_BYTES:
             return self.refuse(Refusal.PROTOCOL, "the nonce is too short or too long")
+        self._hello = hello
+        return self._challenge(hello, version) or Arrival(unknown_key=True)
+
+    def hear_hello_again(self) -> Arrival:
+        """After `unknown_key`, with what the keyring holds by now: go on, or refuse."""
+        hello = self._hello
+        assert hello is not None
+        version = handshake.common_version(hello.min_version, hello.max_version)
+        assert version is not None, "it was looked at when the hello came"
+        return self._challenge(hello, version) or self.refuse(
+            Refusal.UNAUTHENTICATED, "the caller's secret is not this cluster's"
+        )
+
+    def _challenge(self, hello: Hello, version: int) -> Arrival | None:
+        secret = self._keyring.find(hello.key_id)
+        if secret is None:
+            return None
+        self._secret = secret
         self._caller_nonce = hello.nonce
         challenge = self.outbox.batch.challenge
         challenge.version, challenge.nonce, challenge.epoch = version, self._nonce, self._epoch
         challenge.mac = handshake.sign_session(
-            self._secret, "replica", hello.nonce, self._nonce, self._replica_id, self._epoch
+            secret, "replica", hello.nonce, self._nonce, self._replica_id, self._epoch
         )
         self.outbox.added()
         self.state = SessionState.PROOF

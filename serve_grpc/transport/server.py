@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, Protocol
 
@@ -21,18 +20,19 @@ from grpc_reflection.v1alpha import reflection
 
 from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest, Error, Refusal
 from serve_grpc.config import Settings
-from serve_grpc.protocol.handshake import NONCE_BYTES, CallVerifier, SessionState
+from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.protocol.replica import Arrival, ReplicaSession
 from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import WireError
 from serve_grpc.transport.credentials import bind, server_options
+from serve_grpc.transport.membership import UNAUTHENTICATED, Membership, SignedMetadata
+from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.stream import Writer
 from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
 
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
-AUTHORIZATION_KEY = "authorization"
 ERROR_KEY = "serve-grpc-error-bin"
 TRACE_KEYS = ("traceparent", "tracestate")
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -79,6 +79,7 @@ class SessionStream:
     """I/O of one session on the replica's side.
 
     `traffic` is shared with the server's other sessions; whoever replies counts the frames sent.
+    `reread_secrets` is awaited when the caller holds a secret that is not known.
     """
 
     def __init__(
@@ -87,9 +88,11 @@ class SessionStream:
         context: Any,
         dispatcher: Dispatcher,
         traffic: Traffic | None = None,
+        reread_secrets: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.session = session
         self.traffic = traffic or Traffic()
+        self._reread_secrets = reread_secrets
         self._context = context
         self._dispatcher = dispatcher
         self._writer = Writer(session.outbox, context.write, self._stamp, self.traffic)
@@ -121,6 +124,10 @@ class SessionStream:
                     arrival = self.session.receive(message)
                 except WireError as error:
                     arrival = self.session.refuse(Refusal.PROTOCOL, str(error))
+                if arrival.unknown_key:
+                    if self._reread_secrets is not None:
+                        await self._reread_secrets()
+                    arrival = self.session.hear_hello_again()
                 if arrival.refused:
                     await _stop(writing)
                     await self._writer.flush()
@@ -186,26 +193,31 @@ class ReplicaServer:
 
     Args:
         replica_id: Unique id of the replica.
-        secret: The cluster's secret.
+        secrets: Of the cluster.
         settings: Ports, limits, TLS.
         dispatcher: Who handles requests.
     """
 
     def __init__(
-        self, *, replica_id: str, secret: bytes, settings: Settings, dispatcher: Dispatcher
+        self,
+        *,
+        replica_id: str,
+        secrets: ClusterSecrets,
+        settings: Settings,
+        dispatcher: Dispatcher,
     ) -> None:
         self._replica_id = replica_id
-        self._secret = secret
+        self._secrets = secrets
         self._settings = settings
         self._dispatcher = dispatcher
-        self._verifier = CallVerifier(secret, replica_id)
+        self._membership = Membership(secrets, replica_id)
         self._streams: set[SessionStream] = set()
         self.traffic = Traffic()
         self._epochs = 0
         self._is_draining = False
         self._server = grpc.aio.server(
             options=server_options(settings.max_message_bytes),
-            interceptors=[_SignedMetadata(self._verifier)],
+            interceptors=[SignedMetadata(self._membership, SERVICE)],
         )
         self._health = health.aio.HealthServicer()
         self._add_doors()
@@ -285,16 +297,19 @@ class ReplicaServer:
     # ------------------------------------------------------------ the doors
 
     async def _session(self, _: object, context: Any) -> None:
+        await self._secrets.fresh()
         self._epochs += 1
         session = ReplicaSession(
             replica_id=self._replica_id,
-            secret=self._secret,
+            keyring=self._secrets.keyring,
             nonce=os.urandom(NONCE_BYTES),
             epoch=self._epochs,
             max_ongoing_requests=self._dispatcher.max_ongoing_requests(),
             max_message_bytes=self._settings.max_message_bytes,
         )
-        stream = SessionStream(session, context, self._dispatcher, self.traffic)
+        stream = SessionStream(
+            session, context, self._dispatcher, self.traffic, self._secrets.reread
+        )
         if self._is_draining:
             session.refuse(Refusal.DRAINING, "the replica is shutting down")
             await context.write(session.outbox.take())
@@ -331,8 +346,8 @@ class ReplicaServer:
     async def _open_plain(self, data: bytes, context: Any, *, is_stream: bool) -> PlainCall:
         method = f"/{SERVICE}/{'CallStream' if is_stream else 'Call'}"
         metadata = context.invocation_metadata()
-        if not self._verifier.verify(_authorization(metadata), method, data, time.time()):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _UNAUTHENTICATED)
+        if not await self._membership.is_proven(metadata, method, data):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
         try:
             request = CallRequest.FromString(data)
         except DecodeError as error:
@@ -360,37 +375,3 @@ async def _abort(context: Any, error: Error) -> NoReturn:
 def _reply(payload: bytes) -> bytes:
     data: bytes = CallReply(payload=payload).SerializeToString()
     return data
-
-
-_UNAUTHENTICATED = "this call carries no valid proof of membership in the Ray cluster"
-
-
-def _authorization(metadata: Any) -> str:
-    for key, value in metadata or ():
-        if key == AUTHORIZATION_KEY and isinstance(value, str):
-            return value
-    return ""
-
-
-class _SignedMetadata(grpc.aio.ServerInterceptor):
-    """Refuses health and reflection calls without a proof. Runs once a call, not a message."""
-
-    def __init__(self, verifier: CallVerifier) -> None:
-        self._verifier = verifier
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
-        method = handler_call_details.method
-        # Our own service checks proofs itself: it has the bytes that a call's proof covers.
-        if not method.startswith(f"/{SERVICE}/"):
-            authorization = _authorization(handler_call_details.invocation_metadata)
-            if not self._verifier.verify(authorization, method, b"", time.time()):
-                return grpc.unary_unary_rpc_method_handler(_refuse)
-        return await continuation(handler_call_details)
-
-
-async def _refuse(_: object, context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, _UNAUTHENTICATED)

@@ -13,6 +13,7 @@ from serve_grpc.payload import joined
 from serve_grpc.protocol.caller import CallEventKind, Envelope, RequestFields
 from serve_grpc.routing.peer import Peer, ReplicaFacts
 from serve_grpc.transport.mailbox import mailbox_of
+from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.server import ReplicaServer
 
 __all__ = ["SECRET", "Echo", "Owner", "connect", "new_call", "serve"]
@@ -83,14 +84,18 @@ class Owner:
 
 
 async def serve(
-    settings: Settings | None = None, *, host: str = "127.0.0.1", **fields: Any
+    settings: Settings | None = None,
+    *,
+    host: str = "127.0.0.1",
+    secret: bytes = SECRET,
+    **fields: Any,
 ) -> tuple[ReplicaServer, int, Echo]:
     """A running server, its port, its dispatcher."""
     echo = Echo()
     server = ReplicaServer(
         **{
             "replica_id": REPLICA_ID,
-            "secret": SECRET,
+            "secrets": ClusterSecrets(lambda: (secret,), (secret,)),
             "settings": settings or Settings(),
             "dispatcher": echo,
             **fields,
@@ -102,10 +107,10 @@ async def serve(
 def connect(port: int, owner: Owner, settings: Settings | None = None, **fields: Any) -> Connection:
     """A connection to it, not yet opened."""
     facts = {"replica_id": REPLICA_ID, "address": f"127.0.0.1:{port}", **fields}
-    secret: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    secret.set_result(facts.pop("secret", SECRET))
+    secret = facts.pop("secret", SECRET)
+    secrets = ClusterSecrets(lambda: (secret,), (secret,))
     peer = Peer(ReplicaFacts(**{"max_ongoing_requests": 100, **facts}))
-    connection = Connection(peer, settings or Settings(), secret)
+    connection = Connection(peer, settings or Settings(), secrets)
     connection.owners.add(owner)
     return connection
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_grpc.protocol.caller import CallerSession, Envelope, RequestFields
+from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.replica import ReplicaSession
 
@@ -31,11 +32,11 @@ def new_caller(**changes: Any) -> CallerSession[Any]:
     return CallerSession(**{**arguments, **changes})
 
 
-def new_replica(**changes: Any) -> ReplicaSession:
+def new_replica(*, secret: bytes = SECRET, **changes: Any) -> ReplicaSession:
     """A replica that has heard nothing yet."""
     arguments: dict[str, Any] = {
         "replica_id": REPLICA_ID,
-        "secret": SECRET,
+        "keyring": Keyring((secret,)),
         "nonce": b"r" * 16,
         "epoch": 7,
         "max_ongoing_requests": 5,

@@ -6,6 +6,7 @@ import pytest
 
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.handshake import CALL_WINDOW_S, CallVerifier, sign_call
+from serve_grpc.protocol.keyring import Keyring
 
 SECRET = b"s" * 32
 METHOD = "/serve_grpc.v1.Replica/Call"
@@ -26,7 +27,7 @@ def signed(**changes: object) -> str:
 
 @pytest.fixture
 def verifier() -> CallVerifier:
-    return CallVerifier(SECRET, "r")
+    return CallVerifier(Keyring((SECRET,)), "r")
 
 
 def test_a_signed_call_passes(verifier: CallVerifier) -> None:
