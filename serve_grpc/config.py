@@ -40,6 +40,8 @@ class Settings:
             (`SERVE_GRPC_HEARTBEAT_INTERVAL_S`). A replica silent for 2.75 intervals gets no new
             calls until it answers.
         use_tls: Whether Ray, and so every session, speaks TLS (`RAY_USE_TLS`).
+        serializers: Names of the only serializers that this process uses, as caller and as
+            replica, in lower case; None means all (`SERVE_GRPC_SERIALIZERS`, separated by commas).
         tls_cert_path, tls_key_path, tls_ca_path: PEM files (`RAY_TLS_SERVER_CERT`,
             `RAY_TLS_SERVER_KEY`, `RAY_TLS_CA_CERT`).
     """
@@ -51,6 +53,7 @@ class Settings:
     stream_window_items: int = 256
     stream_window_bytes: int = 1024 * 1024
     heartbeat_interval_s: float = 1.0
+    serializers: frozenset[str] | None = None
     use_tls: bool = False
     tls_cert_path: str = ""
     tls_key_path: str = ""
@@ -82,6 +85,7 @@ class Settings:
                 0.05,
                 3600,
             ),
+            serializers=_names(environ, "SERVE_GRPC_SERIALIZERS"),
             use_tls=environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"),
             tls_cert_path=environ.get("RAY_TLS_SERVER_CERT", ""),
             tls_key_path=environ.get("RAY_TLS_SERVER_KEY", ""),
@@ -93,6 +97,17 @@ class Settings:
                 f"second; got {parsed.min_port} and {parsed.max_port}"
             )
         return parsed
+
+
+def _names(environ: Mapping[str, str], name: str) -> frozenset[str] | None:
+    raw = environ.get(name)
+    if raw is None:
+        return None
+    names = [part.strip().lower() for part in raw.split(",")]
+    if not all(names):
+        # An empty value is refused as well: it would be taken for "none", or for "all".
+        raise ValueError(f"{name}={raw!r} must be names of serializers, separated by commas")
+    return frozenset(names)
 
 
 def _max_message_bytes(environ: Mapping[str, str], default: int) -> int:

@@ -30,9 +30,11 @@ from serve_grpc._serve.requests import (
     generate_request_id,
     inside_ray_client_context,
 )
+from serve_grpc.allow_list import check_call
 from serve_grpc.arguments import needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.context import CallWithContext
+from serve_grpc.caller.outcomes import is_refused
 from serve_grpc.caller.registry import HandleFamily, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
@@ -187,6 +189,8 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         if router is None:
             return self._fall_back(router, args, kwargs)
         call = self._new_call(router, deadline_s)
+        if is_refused(call, settings.serializers, router.serializers, self.deployment_name):
+            return self._response(call)
         is_native = router.is_native
         if is_native or not router.is_ready:
             in_context = contextvars.copy_context().run
@@ -197,6 +201,9 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
         elif self._serialize(call, args, kwargs):
             router.mailbox.run(router.submit, call)
+        return self._response(call)
+
+    def _response(self, call: Call) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
         if self.handle_options.stream:
             return ByValueResponseGenerator(call)
         return ByValueResponse(call)
@@ -328,7 +335,14 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def _init_router_and_get_metadata(self) -> tuple[Any, Any]:
         # Where Serve's own methods (`choose_replica`, `_remote`) make a request.
         router, metadata = super()._init_router_and_get_metadata()
-        if metadata._by_reference or (self._data_router or self._find_router()) is None:
+        if metadata._by_reference:
+            return router, metadata
+        check_call(
+            self._request_serializer.name,
+            self._response_serializer.name,
+            process=settings.serializers,
+        )
+        if (self._data_router or self._find_router()) is None:
             return router, metadata
         deadline_s = deadline_after(self._timeout_s)
         return router, mark(metadata, deadline_s=deadline_s, is_idempotent=self._idempotent)

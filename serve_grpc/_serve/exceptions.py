@@ -23,8 +23,14 @@ __all__ = ["message_from_exception", "raisable_from_message"]
 logger = logging.getLogger(LOGGER_NAME)
 
 
-def message_from_exception(error: BaseException, function_name: str) -> Error:
-    """What a replica sends when the user's code raised `error`."""
+def message_from_exception(error: BaseException, function_name: str, *, may_pickle: bool) -> Error:
+    """What a replica sends when the user's code raised `error`.
+
+    Args:
+        error: The exception.
+        function_name: Where it was raised, as Ray prints it.
+        may_pickle: Whether the exception itself goes along; else only what is told of it.
+    """
     if isinstance(error, asyncio.CancelledError):
         # Raised by the handler on its own: the error of this call, not a cancel of the caller's.
         code, text = Error.CANCELLED, "the handler raised CancelledError"
@@ -40,7 +46,7 @@ def message_from_exception(error: BaseException, function_name: str) -> Error:
         traceback=valid_text(
             "".join(traceback.format_exception(type(error), error, error.__traceback__))
         ),
-        pickled=_pickle(told),
+        pickled=_pickle(told) if may_pickle else b"",
         may_have_executed=True,
         function_name=function_name,
         pid=os.getpid(),
@@ -68,12 +74,21 @@ def _pickle(error: BaseException) -> bytes:
     return bytes(pickled)
 
 
-def raisable_from_message(message: Error, *, request_id: str) -> BaseException:
-    """What the caller raises for an exception of the user's code."""
+def raisable_from_message(message: Error, *, request_id: str, may_unpickle: bool) -> BaseException:
+    """What the caller raises for an exception of the user's code.
+
+    Args:
+        message: As it came.
+        request_id: Of the call.
+        may_unpickle: Whether an exception that came pickled is loaded.
+    """
     if message.code == Error.CANCELLED:
         cancelled: BaseException = RequestCancelledError(request_id)
         return cancelled
-    cause = _unpickle(message, request_id)
+    if message.pickled and not may_unpickle:
+        cause = _as_text(message, request_id, "came pickled, and pickle is refused here")
+    else:
+        cause = _unpickle(message, request_id)
     task_error = RayTaskError(
         message.function_name,
         message.traceback,
@@ -97,7 +112,7 @@ def _unpickle(message: Error, request_id: str) -> Exception:
             return _as_text(message, request_id, f"cannot be unpickled here ({reason})")
         if isinstance(cause, Exception):
             return cause
-    return _as_text(message, request_id, "cannot be pickled")
+    return _as_text(message, request_id, "was not sent: it cannot be pickled, or may not be there")
 
 
 def _as_text(message: Error, request_id: str, why: str) -> Exception:

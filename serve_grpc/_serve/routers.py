@@ -50,14 +50,18 @@ ENDPOINT_KEY = "serve_grpc"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What a replica publishes about its data plane."""
+    """What a replica publishes about its data plane. Args: as of `ReplicaFacts`."""
 
     address: str
     actor_id: str
+    serializers: frozenset[str] | None = None
 
     def as_metadata(self) -> dict[str, Any]:
         """The entry in the replica's metadata."""
-        return {ENDPOINT_KEY: {"address": self.address, "actor_id": self.actor_id}}
+        entry: dict[str, Any] = {"address": self.address, "actor_id": self.actor_id}
+        if self.serializers is not None:
+            entry["serializers"] = sorted(self.serializers)
+        return {ENDPOINT_KEY: entry}
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,12 @@ class ReplicaSet:
     """The running replicas of a deployment, as the control plane sees them."""
 
     replicas: tuple[ReplicaFacts, ...]
+
+    @property
+    def serializers(self) -> frozenset[str] | None:
+        """Those that every reachable replica takes; None for all."""
+        lists = [f.serializers for f in self.reachable if f.serializers is not None]
+        return frozenset.intersection(*lists) if lists else None
 
     @property
     def reachable(self) -> tuple[ReplicaFacts, ...]:
@@ -318,6 +328,7 @@ def _http_fields(config: Any) -> dict[str, Any]:
 def _facts(info: Any) -> ReplicaFacts:
     published = info.replica_metadata.get(ENDPOINT_KEY)
     endpoint = published if isinstance(published, dict) and not info.is_cross_language else {}
+    serializers = endpoint.get("serializers")
     return ReplicaFacts(
         replica_id=info.replica_id.unique_id,
         deployment=info.replica_id.deployment_id.name,
@@ -328,4 +339,5 @@ def _facts(info: Any) -> ReplicaFacts:
         zone=info.availability_zone or "",
         model_ids=frozenset(info.multiplexed_model_ids),
         max_ongoing_requests=info.max_ongoing_requests,
+        serializers=None if serializers is None else frozenset(serializers),
     )

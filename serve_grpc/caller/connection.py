@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._generated.replica_pb2 import Error, Refusal
+from serve_grpc.allow_list import AllowList, check_call, narrowed
 from serve_grpc.caller.call import Call
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.payload import Payload
-from serve_grpc.protocol.caller import CallerSession, HandshakeRefused, Received
+from serve_grpc.protocol.caller import CallerSession, Envelope, HandshakeRefused, Received
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.routing.peer import Peer, PeerState
 from serve_grpc.transport.client import ClientStream
+from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["BEATS_PER_INTERVAL", "Connection", "ConnectionOwner"]
@@ -69,7 +71,7 @@ class Connection:
     Args:
         peer: Facts, state and load; updated here.
         settings: Limits, heartbeat, TLS.
-        secret: Will be the cluster's secret.
+        secrets: Of the cluster.
         traffic: Where messages and what is in them are counted.
     """
 
@@ -77,13 +79,14 @@ class Connection:
         self,
         peer: Peer,
         settings: Settings,
-        secret: asyncio.Future[bytes],
+        secrets: ClusterSecrets,
         traffic: Traffic | None = None,
     ) -> None:
         self.peer = peer
         self.owners: set[ConnectionOwner] = set()
         self._settings = settings
-        self._secret = secret
+        self._secrets = secrets
+        self._is_secret_doubted = False
         self._traffic = traffic or Traffic()
         self._loop = asyncio.get_running_loop()
         self._session: CallerSession[Call] | None = None
@@ -110,20 +113,22 @@ class Connection:
         self._connect()
 
     def _connect(self) -> None:
-        if self._secret.done():
-            self._open(self._secret)
+        waiting = self._secrets.refresh(is_doubted=self._is_secret_doubted)
+        self._is_secret_doubted = False
+        if waiting is None:
+            self._open()
         else:
-            self._secret.add_done_callback(self._open)
+            waiting.add_done_callback(lambda _: self._open())
 
-    def _open(self, secret: asyncio.Future[bytes]) -> None:
-        if self._is_retired or secret.cancelled():
+    def _open(self) -> None:
+        if self._is_retired:
             return
-        if secret.exception() is not None:
-            self._on_closed(f"no secret of the Ray cluster: {secret.exception()}")
+        if not self._secrets.keyring:
+            self._on_closed("the secret of the Ray cluster is not known")
             return
         self._session = CallerSession(
             replica_id=self.peer.facts.replica_id,
-            secret=secret.result(),
+            secret=self._secrets.keyring.current,
             nonce=os.urandom(NONCE_BYTES),
             max_message_bytes=self._settings.max_message_bytes,
         )
@@ -185,6 +190,7 @@ class Connection:
     def _reconnect_later(self, reason: BaseException | str) -> None:
         self.peer.state = PeerState.LOST
         if isinstance(reason, HandshakeRefused):
+            self._is_secret_doubted = reason.reason == Refusal.UNAUTHENTICATED
             logger.warning("%s refused the session: %s", self.peer.facts.replica_id, reason)
         elif self._failures in WARN_AFTER_FAILURES:
             logger.warning(
@@ -226,6 +232,26 @@ class Connection:
         """Whether what waits to be written leaves space for one more call."""
         session = self._session
         return session is not None and not session.outbox.is_clogged(MAX_QUEUED_REQUEST_BYTES)
+
+    @property
+    def serializers(self) -> AllowList:
+        """Those that both the replica and this process allow."""
+        return narrowed(self.peer.facts.serializers, self._settings.serializers)
+
+    def check_serializers(self, envelope: Envelope) -> None:
+        """Refuse a call that uses others.
+
+        Raises:
+            SerializationError: As of `check_call`.
+        """
+        facts = self.peer.facts
+        check_call(
+            envelope.request_serializer,
+            envelope.response_serializer,
+            process=self._settings.serializers,
+            deployment=facts.serializers,
+            name=facts.deployment,
+        )
 
     @property
     def peer_max_message_bytes(self) -> int:

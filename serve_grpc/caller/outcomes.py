@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import raisable_from_message
+from serve_grpc.allow_list import AllowList, check_call, takes_pickle
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.deadlines import remaining_ms
@@ -20,7 +21,7 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.status import error_from_message
 
-__all__ = ["FAILURES", "end_with_reply", "expired", "fail", "replica_died", "send"]
+__all__ = ["FAILURES", "end_with_reply", "expired", "fail", "is_refused", "replica_died", "send"]
 
 FAILURES = (Error.USER_EXCEPTION, Error.INTERNAL)
 """Errors that tell against the replica that gives them."""
@@ -32,14 +33,36 @@ def fail(call: Call, error: ServeGrpcError) -> None:
     call.fail(error)
 
 
+def is_refused(call: Call, process: AllowList, deployment: AllowList, name: str) -> bool:
+    """Fail a call whose serializers are not allowed; before its arguments are serialized.
+
+    Args:
+        call: Not sent yet.
+        process, deployment: What this process and, as far as is known, the replicas take.
+        name: Of the deployment.
+    """
+    if process is None and deployment is None:
+        return False
+    envelope = call.fields.envelope
+    names = envelope.request_serializer, envelope.response_serializer
+    try:
+        check_call(*names, process=process, deployment=deployment, name=name)
+    except ServeGrpcError as error:
+        fail(call, error)
+        return True
+    return False
+
+
 def send(call: Call, connection: Connection, *, is_new: bool = False) -> int:
     """Queue a call on a connection that takes it; returns its id there.
 
     Raises:
-        ServeGrpcError: It cannot be sent, to no replica: its deadline passed, it is too large, or
-            a text of it is not valid. Nothing was queued.
+        ServeGrpcError: It cannot be sent, to no replica: its deadline passed, it is too large, a
+            text of it is not valid, or its serializers are refused. Nothing was queued.
     """
     fields = call.fields
+    if connection.peer.facts.serializers is not None:
+        connection.check_serializers(fields.envelope)
     if call.deadline_s is not None:
         fields.timeout_ms = remaining_ms(call.deadline_s)
         if fields.timeout_ms == 0:
@@ -59,13 +82,14 @@ def end_with_reply(
     payload: Payload,
     error: Error | None,
     *,
-    replica_id: str,
+    connection: Connection,
     max_message_bytes: int,
 ) -> None:
     """End the call as the last event of it says."""
+    replica_id = connection.peer.facts.replica_id
     if kind == CallEventKind.ERROR:
         assert error is not None
-        call.fail(_raisable(error, call.fields.request_id, replica_id))
+        call.fail(_raisable(error, call.fields.request_id, connection))
     elif kind == CallEventKind.TOO_LARGE:
         too_large = MessageTooLargeError(int(joined(payload)), max_message_bytes, "response")
         too_large.replica_id, too_large.may_have_executed = replica_id, True
@@ -74,9 +98,11 @@ def end_with_reply(
         call.succeed(payload)
 
 
-def _raisable(error: Error, request_id: str, replica_id: str) -> BaseException:
+def _raisable(error: Error, request_id: str, connection: Connection) -> BaseException:
     if error.code in (Error.USER_EXCEPTION, Error.CANCELLED):
-        return raisable_from_message(error, request_id=request_id)
+        may_unpickle = takes_pickle(connection.serializers)
+        return raisable_from_message(error, request_id=request_id, may_unpickle=may_unpickle)
+    replica_id = connection.peer.facts.replica_id
     return error_from_message(error, request_id=request_id, replica_id=replica_id)
 
 

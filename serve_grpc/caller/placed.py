@@ -146,7 +146,7 @@ class PlacedCalls:
         connection = self._replicas.connection_to(request.replica_id)
         if connection is None or connection.peer.state is PeerState.GONE:
             raise _unavailable(request.replica_id, "it has left")
-        placed = _Placed(self, request, self._new_call(request), connection)
+        placed = _Placed(self, request, self._new_call(request, connection), connection)
         call = placed.call
         self._open[call] = placed
         call.place = placed
@@ -159,12 +159,13 @@ class PlacedCalls:
         self._send_waiting(connection)
         return placed
 
-    def _new_call(self, request: PlacedRequest) -> Call:
+    def _new_call(self, request: PlacedRequest, connection: Connection) -> Call:
         fields = request.fields
         envelope = fields.envelope
         fields.credit_items = self._settings.stream_window_items
         fields.credit_bytes = self._settings.stream_window_bytes
         try:
+            connection.check_serializers(envelope)
             serializer = get_serializer(envelope.request_serializer)
             fields.payload = serializer.dump_request(request.args, request.kwargs)
             size, limit = len(fields.payload), self._settings.max_message_bytes
@@ -254,7 +255,7 @@ class PlacedCalls:
             kind,
             payload,
             error,
-            replica_id=placed.connection.peer.facts.replica_id,
+            connection=placed.connection,
             max_message_bytes=self._settings.max_message_bytes,
         )
         self._end(placed, None)

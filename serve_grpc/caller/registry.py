@@ -94,6 +94,7 @@ class _ShutDownRouter(Router):
         self.loop, self.mailbox = router.loop, router.mailbox
         self.tally, self.is_tracing = router.tally, router.is_tracing
         self.is_ready, self.is_native, self.fallback_reason = True, False, None
+        self.serializers = None
 
     def __repr__(self) -> str:
         return "<Router of a handle that was shut down>"

@@ -21,6 +21,7 @@ from ray.serve.exceptions import RequestCancelledError
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.routers import ReplicaSet, RouterAccess
 from serve_grpc._serve.tracing import is_tracing
+from serve_grpc.allow_list import AllowList, check_process_list
 from serve_grpc.caller import outcomes
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
@@ -62,6 +63,7 @@ class Router:
         mailbox: How other threads reach this loop.
         is_ready: Whether the deployment's replicas and configuration are known.
         is_tracing: Whether this process traces.
+        serializers: The only ones that all replicas take, as far as is known; None for all.
         fallback_reason: Why calls go over Serve's own transport; None if they do not.
         is_native: Whether Serve's own router places the calls: always where they go over its own
             transport, and where the deployment has a request router of its own.
@@ -69,6 +71,7 @@ class Router:
     """
 
     def __init__(self, access: RouterAccess, settings: Settings) -> None:
+        check_process_list(settings.serializers)
         self._access = access
         self._settings = settings
         self.tally = Tally(access)
@@ -82,6 +85,7 @@ class Router:
         self._closed_reason: str | None = None
         self.is_ready = False
         self.is_tracing = is_tracing()
+        self.serializers: AllowList = None
         self.fallback_reason: str | None = None
         self.is_native = False
         self._placed: PlacedCalls | None = None
@@ -129,6 +133,7 @@ class Router:
                 for call in self._row:
                     self._count(call)
                     self._access.on_routed(call.fields.envelope.route)
+        self.serializers = replica_set.serializers
         self._replicas.update(reachable)
         self._placed.on_replicas()
         self._pump()
@@ -298,7 +303,7 @@ class Router:
             kind,
             payload,
             error,
-            replica_id=peer.facts.replica_id,
+            connection=connection,
             max_message_bytes=self._settings.max_message_bytes,
         )
 

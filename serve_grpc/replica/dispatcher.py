@@ -17,6 +17,7 @@ from serve_grpc._generated.replica_pb2 import Error, Reply, RequestContext
 from serve_grpc._serve.replicas import ReplicaAccess
 from serve_grpc._serve.requests import generate_request_id
 from serve_grpc._serve.tracing import Scope, is_tracing
+from serve_grpc.allow_list import AllowList
 from serve_grpc.config import Settings
 from serve_grpc.errors import MessageTooLargeError
 from serve_grpc.payload import Payload, joined
@@ -83,16 +84,19 @@ class ReplicaDispatcher:
     Args:
         replica: Serve's admission and accounting.
         settings: Limits and windows.
+        serializers: The only ones that requests may use; None for all.
 
     Attributes:
         outcomes: How many requests ended in which way, by the status in the access log.
         rejections: How many were turned away because the replica was full.
     """
 
-    def __init__(self, replica: ReplicaAccess, settings: Settings) -> None:
+    def __init__(
+        self, replica: ReplicaAccess, settings: Settings, serializers: AllowList = None
+    ) -> None:
         self._replica = replica
         self._settings = settings
-        self._executor = Executor(replica, self, settings.max_message_bytes)
+        self._executor = Executor(replica, self, settings.max_message_bytes, serializers)
         self._to_main: Mailbox = mailbox_of(replica.main_loop)
         self._to_user: Mailbox = mailbox_of(replica.user_loop)
         self._sinks: dict[SessionStream, _SessionSink] = {}

@@ -12,12 +12,14 @@ import asyncio
 import logging
 from typing import Any
 
-from serve_grpc._serve.cluster import cluster_secret, node_address
+from serve_grpc._serve.cluster import cluster_secrets, node_address
 from serve_grpc._serve.replicas import ReplicaAccess, current_replica
 from serve_grpc._serve.routers import Endpoint
+from serve_grpc.allow_list import PROCESS_LIST, AllowList, check_process_list, narrowed
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.replica.reporting import ReplicaReporter
+from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.server import ReplicaServer
 
 __all__ = ["publish_endpoint"]
@@ -28,15 +30,19 @@ CLOSE_GRACE_S = 5.0
 """For replies that were queued when the last request ended."""
 
 
-async def publish_endpoint() -> dict[str, Any]:
+async def publish_endpoint(serializers: AllowList) -> dict[str, Any]:
     """Start this replica's server; returns the metadata that tells callers of it.
+
+    Args:
+        serializers: The only ones that the deployment takes; None for all.
 
     Raises:
         RuntimeError: This process runs no replica, no port is free, or TLS files are missing; the
             replica then fails to start, with this error in Serve's status.
+        ValueError: The same for a process that allows none of the deployment's serializers.
     """
     replica = current_replica()
-    starting = _start(replica)
+    starting = _start(replica, _allowed_here(serializers))
     if asyncio.get_running_loop() is replica.main_loop:
         endpoint = await starting
     else:
@@ -46,12 +52,20 @@ async def publish_endpoint() -> dict[str, Any]:
     return endpoint.as_metadata()
 
 
-async def _start(replica: ReplicaAccess) -> Endpoint:
-    secret = await asyncio.get_running_loop().run_in_executor(None, cluster_secret)
-    dispatcher = ReplicaDispatcher(replica, settings)
+def _allowed_here(serializers: AllowList) -> AllowList:
+    check_process_list(settings.serializers)
+    allowed = narrowed(serializers, settings.serializers)
+    if allowed is not None and not allowed:
+        raise ValueError(f"{PROCESS_LIST} allows none of the deployment's serializers")
+    return allowed
+
+
+async def _start(replica: ReplicaAccess, serializers: AllowList) -> Endpoint:
+    known = await asyncio.get_running_loop().run_in_executor(None, cluster_secrets)
+    dispatcher = ReplicaDispatcher(replica, settings, serializers)
     server = ReplicaServer(
         replica_id=replica.replica_id,
-        secret=secret,
+        secrets=ClusterSecrets(cluster_secrets, known),
         settings=settings,
         dispatcher=dispatcher,
     )
@@ -69,4 +83,4 @@ async def _start(replica: ReplicaAccess) -> Endpoint:
     # With SERVE_GRPC_BIND_HOST=0.0.0.0 or :: callers still need an address that names this node.
     address = node_address() if host in ("0.0.0.0", "::") else host
     address = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    return Endpoint(address, replica.actor_id)
+    return Endpoint(address, replica.actor_id, serializers)

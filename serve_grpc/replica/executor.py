@@ -22,6 +22,7 @@ from serve_grpc._serve.exceptions import message_from_exception
 from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
 from serve_grpc._serve.requests import cancel_children, enter_request
 from serve_grpc._serve.tracing import Scope
+from serve_grpc.allow_list import AllowList, check_allowed, takes_pickle
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.deadlines import set_current_deadline
 from serve_grpc.errors import (
@@ -62,12 +63,21 @@ class Executor:
         replica: Serve's rules and the user's methods.
         outputs: Where items and outcomes go.
         max_message_bytes: Largest serialized result or item.
+        serializers: The only ones that requests may use; None for all.
     """
 
-    def __init__(self, replica: ReplicaAccess, outputs: Outputs, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        replica: ReplicaAccess,
+        outputs: Outputs,
+        max_message_bytes: int,
+        serializers: AllowList = None,
+    ) -> None:
         self._replica = replica
         self._outputs = outputs
         self._max_message_bytes = max_message_bytes
+        self._serializers = serializers
+        self._takes_pickle = takes_pickle(serializers)
         self._to_start: deque[Invocation] = deque()
         self._function_prefix = f"ServeReplica:{replica.app_name}:{replica.deployment_name}"
 
@@ -166,8 +176,16 @@ class Executor:
     async def _execute(self, invocation: Invocation) -> Payload:
         if invocation.deadline_s is not None and invocation.deadline_s <= time.monotonic():
             raise DeadlineExceededError("the deadline passed before the call started")
-        loads = _serializer(invocation.request_serializer, "request").load_request
-        serializer = _serializer(invocation.response_serializer, "response")
+        request, response = invocation.request_serializer, invocation.response_serializer
+        if self._serializers is not None:
+            check_allowed(
+                self._serializers,
+                request,
+                response,
+                f"deployment {self._replica.deployment_name!r}",
+            )
+        loads = _serializer(request, "request").load_request
+        serializer = _serializer(response, "response")
         if len(invocation.payload) <= ON_LOOP_BYTES:
             args, kwargs = loads(invocation.payload)
         else:  # copying it would hold up every other handler
@@ -206,7 +224,8 @@ class Executor:
             error.may_have_executed = invocation.has_started
             message = message_from_error(error)
         else:
-            message = message_from_exception(error, f"{self._function_prefix}.{invocation.method}")
+            function_name = f"{self._function_prefix}.{invocation.method}"
+            message = message_from_exception(error, function_name, may_pickle=self._takes_pickle)
         is_cancelled = message.code == Error.CANCELLED
         if not is_cancelled:
             logger.error("Request failed.", exc_info=(type(error), error, error.__traceback__))

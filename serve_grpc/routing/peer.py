@@ -48,6 +48,7 @@ class ReplicaFacts:
         max_ongoing_requests: How many requests it runs at once.
         actor_id: Of its actor, for errors; "" if not known.
         deployment, application: What it is a replica of, for metrics.
+        serializers: The only ones it takes; None for all.
     """
 
     replica_id: str
@@ -59,6 +60,7 @@ class ReplicaFacts:
     actor_id: str = ""
     deployment: str = ""
     application: str = ""
+    serializers: frozenset[str] | None = None
 
 
 class Peer:

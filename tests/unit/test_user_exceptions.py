@@ -51,8 +51,13 @@ def raised(error: BaseException) -> BaseException:
 
 
 def there_and_back(error: BaseException) -> BaseException:
-    message = message_from_exception(raised(error), "ServeReplica:app:Deployment.method")
-    return raisable_from_message(Error.FromString(message.SerializeToString()), request_id="req")
+    name = "ServeReplica:app:Deployment.method"
+    message = message_from_exception(raised(error), name, may_pickle=True)
+    return raise_of(Error.FromString(message.SerializeToString()))
+
+
+def raise_of(message: Error, *, may_unpickle: bool = True) -> BaseException:
+    return raisable_from_message(message, request_id="req", may_unpickle=may_unpickle)
 
 
 @pytest.mark.parametrize(
@@ -115,15 +120,57 @@ def test_a_handler_that_raises_cancelled_error_cancels_nobody_else() -> None:
     ids=["no text", "no unicode", "nul", "local type"],
 )
 def test_no_exception_is_too_odd_to_be_told(error: Exception) -> None:
-    message = message_from_exception(raised(error), "method")
+    message = message_from_exception(raised(error), "method", may_pickle=True)
     assert message.code == Error.USER_EXCEPTION
     assert type(error).__name__ in message.type_name
-    assert isinstance(raisable_from_message(message, request_id="req"), RayTaskError)
+    assert isinstance(raise_of(message), RayTaskError)
 
 
 @pytest.mark.parametrize("pickled", [b"garbage", b"\x80\x05K\x01."], ids=["garbage", "an int"])
 def test_a_pickle_that_holds_no_exception_becomes_text(pickled: bytes) -> None:
     message = Error(code=Error.USER_EXCEPTION, type_name="app.Odd", message="mine", pickled=pickled)
-    back = raisable_from_message(message, request_id="req")
+    back = raise_of(message)
     assert isinstance(back, RayTaskError)
     assert "app.Odd: mine" in str(back.cause)
+
+
+# ------------------------------------------------------------ where pickle is refused
+
+
+class Boom(Exception):
+    """Counts how often it is built from a pickle."""
+
+    built = 0
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Boom.build, ()
+
+    @classmethod
+    def build(cls) -> Boom:
+        cls.built += 1
+        return cls("rebuilt")
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), Boom("mine"), HoldsALock("mine")])
+def test_a_replica_without_pickle_sends_what_is_told_of_an_exception(error: Exception) -> None:
+    Boom.built = 0
+    message = message_from_exception(raised(error), "method", may_pickle=False)
+    assert (message.pickled, Boom.built) == (b"", 0)
+    back = raise_of(message)
+    assert isinstance(back, RayTaskError)
+    for part in (type(error).__name__, "mine", "in raised"):
+        assert part in str(back)
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), Boom("mine")])
+def test_a_caller_without_pickle_does_not_load_the_exception(error: Exception) -> None:
+    message = message_from_exception(raised(error), "method", may_pickle=True)
+    assert message.pickled
+    Boom.built = 0
+    back = raise_of(message, may_unpickle=False)
+    assert isinstance(back, RayTaskError)
+    assert not isinstance(back, (ValueError, Boom))
+    assert Boom.built == 0
+    assert "pickle is refused here" in str(back.cause)
+    for part in (type(error).__name__, "mine", "in raised"):
+        assert part in str(back)
