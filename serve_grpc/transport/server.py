@@ -129,8 +129,12 @@ class SessionStream:
                         await self._reread_secrets()
                     arrival = self.session.hear_hello_again()
                 if arrival.refused:
-                    await _stop(writing)
-                    await self._writer.flush()
+                    # By the writer: a write of its own that is cancelled would still be under way,
+                    # and gRPC takes one at a time; it would never send the end of the call.
+                    timeout.cancel()
+                    timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
+                    self._writer.kick()
+                    await self._writer.wait_below(0)
                     return
                 if self.session.state is SessionState.OPEN:
                     timeout.cancel()

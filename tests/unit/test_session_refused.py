@@ -1,0 +1,70 @@
+"""A session that is refused: the refusal leaves after what is being written, and the call ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from serve_grpc._generated.replica_pb2 import CallerBatch, Hello, Proof, Refusal, ReplicaBatch
+from serve_grpc.transport import server as server_module
+from serve_grpc.transport.server import SessionStream
+from tests.behaviour.serving import Echo
+from tests.unit.sessions import REPLICA_ID, new_replica
+
+HELLO = Hello(min_version=1, max_version=1, replica_id=REPLICA_ID, nonce=b"n" * 16)
+MESSAGES = (CallerBatch(hello=HELLO), CallerBatch(proof=Proof(mac=b"wrong")))
+
+
+class Context:
+    """In the place of gRPC's: one write at a time, which ends when `may_write` is set."""
+
+    def __init__(self) -> None:
+        self._messages = [message.SerializeToString() for message in MESSAGES]
+        self.may_write = asyncio.Event()
+        self.is_writing = False
+        self.written: list[bytes] = []
+
+    async def read(self) -> Any:
+        await asyncio.sleep(0)
+        return self._messages.pop(0) if self._messages else grpc.aio.EOF
+
+    async def write(self, message: bytes) -> None:
+        # What was given to gRPC is under way, whether or not somebody still waits for it.
+        assert not self.is_writing, "GRPC_CALL_ERROR_TOO_MANY_OPERATIONS"
+        self.is_writing = True
+        await self.may_write.wait()
+        self.is_writing = False
+        self.written.append(message)
+
+
+def new_stream(context: Context) -> SessionStream:
+    return SessionStream(new_replica(), context, Echo())
+
+
+def test_a_refusal_waits_until_the_challenge_is_written() -> None:
+    async def main() -> list[bytes]:
+        context = Context()
+        running = asyncio.create_task(new_stream(context).run())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (context.is_writing, running.done()) == (True, False)
+        context.may_write.set()
+        await asyncio.wait_for(running, 5)
+        return context.written
+
+    challenge, refusal = (ReplicaBatch.FromString(m) for m in asyncio.run(main()))
+    assert challenge.HasField("challenge")
+    assert refusal.refusal.reason == Refusal.UNAUTHENTICATED
+
+
+def test_a_peer_that_never_reads_its_refusal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HANDSHAKE_TIMEOUT_S", 0.05)
+
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(new_stream(Context()).run()), 5)
+
+    asyncio.run(main())
