@@ -10,13 +10,14 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     metrics.py        our own metrics, told to Ray once a second
     errors.py         the tree of errors
     serialization.py  register_serializer
+    allow_list.py     the serializers that a deployment, or this process, allows
     config.py         settings from the environment
     caller/           from `handle.remote()` to a replica        (transport's loop)
     replica/          from a request to the user's code          (replica's loops)
     protocol/         frames and session machines                (pure)
     routing/          picking a replica                          (pure)
     transport/        sockets and event loops; imports grpc
-    _serve/           Ray's private names
+    _serve/           Ray's private names; rotate_secret
 """
 
 from serve_grpc._serve.versions import check_ray_version
@@ -24,6 +25,7 @@ from serve_grpc._serve.versions import check_ray_version
 check_ray_version()
 
 from serve_grpc import errors  # noqa: E402
+from serve_grpc._serve.cluster import rotate_secret  # noqa: E402
 from serve_grpc.deployment import (  # noqa: E402
     deployment,
     enable,
@@ -56,6 +58,7 @@ __all__ = [
     "get_deployment_handle",
     "handle_statistics",
     "register_serializer",
+    "rotate_secret",
     "run",
     "wrap",
 ]

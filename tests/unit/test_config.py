@@ -13,6 +13,7 @@ from serve_grpc.config import Settings
 from serve_grpc.routing.retry import Backoff
 
 MESSAGE_LENGTH = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
+SERIALIZERS = "SERVE_GRPC_SERIALIZERS"
 HEARTBEAT = "SERVE_GRPC_HEARTBEAT_INTERVAL_S"
 PORTS = {"SERVE_GRPC_MIN_PORT": "7000", "SERVE_GRPC_MAX_PORT": "7010"}
 
@@ -60,6 +61,8 @@ def test_defaults_are_those_of_ray_serve() -> None:
         ("SERVE_GRPC_STREAM_WINDOW_ITEMS", "1", "stream_window_items", 1),
         ("SERVE_GRPC_STREAM_WINDOW_BYTES", "4096", "stream_window_bytes", 4096),
         (HEARTBEAT, "0.25", "heartbeat_interval_s", 0.25),
+        (SERIALIZERS, "msgpack", "serializers", frozenset({"msgpack"})),
+        (SERIALIZERS, " MsgPack,orjson ", "serializers", frozenset({"msgpack", "orjson"})),
         ("RAY_USE_TLS", "1", "use_tls", True),
         ("RAY_USE_TLS", "True", "use_tls", True),
         ("RAY_USE_TLS", "0", "use_tls", False),
@@ -105,6 +108,13 @@ def test_a_limit_must_fit_the_field_that_carries_it(text: str) -> None:
 def test_a_heartbeat_interval_must_be_a_usable_time(text: str) -> None:
     with pytest.raises(ValueError, match=HEARTBEAT):
         Settings.from_environ({HEARTBEAT: text})
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "msgpack,", "msgpack,,orjson"])
+def test_a_list_of_serializers_is_never_empty(text: str) -> None:
+    with pytest.raises(ValueError, match=SERIALIZERS) as raised:
+        Settings.from_environ({SERIALIZERS: text})
+    assert repr(text) in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "http", "-1", "65536"])
