@@ -15,11 +15,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_made_once_rotated_kept_and_never_shown(mode, record_property):
+def test_made_once_rotated_kept_and_never_shown(mode):
     env = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     seen = json.loads(run_script("rotated_secret", env=env, timeout_s=350).splitlines()[-1])
-    for name, value in seen.items():
-        record_property(name, value)
+    print(seen)
     assert seen["token"] is (mode == "token")
     assert seen["places"] > 20
     assert seen["calls"] > 100

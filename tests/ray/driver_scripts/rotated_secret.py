@@ -219,7 +219,7 @@ def main() -> None:
     with own_ray():
         it_is_made_once()
         handle, others = deploy("steady"), deploy("others")
-        assert len(pids(handle)) == 2
+        eventually(lambda: len(pids(handle)) == 2)  # both have sessions
         old = set(cluster.cluster_secrets())
         has_token = the_token_is_needed(handle)
         rotation = it_rotates_under_load(handle)
