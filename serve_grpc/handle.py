@@ -337,11 +337,8 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         router, metadata = super()._init_router_and_get_metadata()
         if metadata._by_reference:
             return router, metadata
-        check_call(
-            self._request_serializer.name,
-            self._response_serializer.name,
-            process=settings.serializers,
-        )
+        names = self._request_serializer.name, self._response_serializer.name
+        check_call(*names, process=settings.serializers)
         if (self._data_router or self._find_router()) is None:
             return router, metadata
         deadline_s = deadline_after(self._timeout_s)

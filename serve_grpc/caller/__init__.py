@@ -7,6 +7,7 @@ router.py      picks a replica for each call of a deployment, or lets it wait (t
 waiting.py     the calls that wait
 replicas.py    the replicas of one router, and the pick among them
 connection.py  the session to one replica, and its heartbeat
+penalty.py     replicas that fail their calls
 pool.py        the connections of one event loop, shared by its routers
 placed.py      calls that Serve's own router places, over our sessions
 fallback.py    calls that Serve's own router carries, too

@@ -12,12 +12,12 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 from serve_grpc._generated.replica_pb2 import Error, Refusal
 from serve_grpc.allow_list import AllowList, check_call, narrowed
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.penalty import Penalty
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.payload import Payload
 from serve_grpc.protocol.caller import CallerSession, Envelope, HandshakeRefused, Received
@@ -42,8 +42,6 @@ IDLE_PING_INTERVALS = 5
 SUSPECT_AFTER_INTERVALS = 1.25
 """How long an answer may take. With the interval of silence before the question, and a beat for
 each of both to be noticed, no call is sent to a replica that is mute for 2.75 intervals."""
-REST_S = (1.0, 8.0)
-"""Between two calls that see whether a penalised replica has recovered: first and longest pause."""
 MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
 """With more than this waiting to be written to one replica, calls go elsewhere or wait; payloads
 that are themselves of this order are allowed a few (`Outbox.is_clogged`)."""
@@ -84,6 +82,7 @@ class Connection:
     ) -> None:
         self.peer = peer
         self.owners: set[ConnectionOwner] = set()
+        self.penalty = Penalty(peer, self._tell)
         self._settings = settings
         self._secrets = secrets
         self._is_secret_doubted = False
@@ -96,8 +95,6 @@ class Connection:
         self._received_s = 0.0
         self._ping_number = 0
         self._pinged_s: float | None = None
-        self._rest: asyncio.TimerHandle | None = None
-        self._rests = 0
         self._is_retired = False
 
     def __repr__(self) -> str:
@@ -162,9 +159,9 @@ class Connection:
 
     def _close_if_done(self) -> None:
         if self.peer.state is PeerState.GONE and not (self._session and self._session.calls):
-            for timer in (self._timer, self._rest):
-                if timer is not None:
-                    timer.cancel()
+            self.penalty.close()
+            if self._timer is not None:
+                self._timer.cancel()
             if self._stream is not None:
                 self._stream.cancel()
 
@@ -353,38 +350,6 @@ class Connection:
     def _tell(self) -> None:
         for owner in tuple(self.owners):
             owner.on_change(self)
-
-    # ------------------------------------------------------------ replicas that fail
-
-    def on_failure(self, *, has_better: Callable[[], bool]) -> None:
-        """The user's code raised on this replica.
-
-        Args:
-            has_better: Whether calls could go to replicas where most succeed.
-        """
-        peer = self.peer
-        peer.on_failure()
-        if not peer.is_poor or self._rest is not None:
-            return
-        if not has_better():
-            peer.pardon()
-            return
-        if not peer.penalised:
-            self._rests = 0
-            logger.warning(
-                "replica %s fails most of its calls and others do not; it gets hardly any calls "
-                "until they succeed",
-                peer.facts.replica_id,
-            )
-        first, longest = REST_S
-        peer.penalise()
-        self._rest = self._loop.call_later(min(longest, first * 2**self._rests), self._after_rest)
-        self._rests += 1
-
-    def _after_rest(self) -> None:
-        self._rest = None
-        self.peer.may_probe = self.peer.penalised
-        self._tell()
 
     # ------------------------------------------------------------ heartbeat
 

@@ -91,7 +91,7 @@ class Replicas:
 
     def on_failure(self, connection: Connection) -> None:
         """The user's code raised on this replica: penalise it if others are better."""
-        connection.on_failure(has_better=self._picker.has_fair)
+        connection.penalty.on_failure(has_better=self._picker.has_fair)
 
     def _pardon_without_better(self) -> bool:
         """If only penalised replicas can be reached, let them have calls; whether that is so."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serve_grpc.caller import connection as connections
+from serve_grpc.caller import penalty
 from serve_grpc.caller.connection import Connection
 from tests.behaviour.serving import Owner, connect, serve
 from tests.ray.waiting import eventually_async
@@ -14,12 +14,12 @@ from tests.ray.waiting import eventually_async
 
 @pytest.fixture(autouse=True)
 def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "REST_S", (0.05, 0.2))
+    monkeypatch.setattr(penalty, "REST_S", (0.05, 0.2))
 
 
 def fail_until_poor(connection: Connection, *, has_better: bool) -> None:
     while not connection.peer.is_poor:
-        connection.on_failure(has_better=lambda: has_better)
+        connection.penalty.on_failure(has_better=lambda: has_better)
 
 
 async def run(check: object) -> None:
@@ -45,7 +45,7 @@ def test_a_failing_replica_rests_longer_each_time_and_is_pardoned_when_it_succee
             started_s = asyncio.get_running_loop().time()
             await eventually_async(lambda: connection.takes_calls)
             pauses.append(asyncio.get_running_loop().time() - started_s)
-            connection.on_failure(has_better=lambda: True)
+            connection.penalty.on_failure(has_better=lambda: True)
         assert pauses[2] > pauses[0]
         while peer.penalised:
             peer.on_success()
@@ -59,10 +59,10 @@ def test_where_all_fail_none_is_penalised() -> None:
         fail_until_poor(connection, has_better=False)
         assert not connection.peer.penalised
         fail_until_poor(connection, has_better=True)
-        connection.on_failure(has_better=lambda: True)
+        connection.penalty.on_failure(has_better=lambda: True)
         assert connection.peer.penalised
         await eventually_async(lambda: connection.takes_calls)
-        connection.on_failure(has_better=lambda: False)  # the others are no better any more
+        connection.penalty.on_failure(has_better=lambda: False)  # the others are no better any more
         assert not connection.peer.penalised
 
     asyncio.run(run(check))

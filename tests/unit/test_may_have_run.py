@@ -23,18 +23,17 @@ def test_an_error_after_a_repeat_is_truthful(
 ) -> None:
     error.may_have_executed = False
     call = transport.new_call()
-    call.may_have_run = may_have_run
+    call.may_have_executed = may_have_run
     transport.run(call.fail, error)
     assert error.may_have_executed is may_have_run
 
 
 def test_pools_of_closed_loops_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "cluster_secret", lambda: b"")
+    monkeypatch.setattr(pool_module, "cluster_secrets", lambda: [b""])
 
     async def use() -> weakref.ref[object]:
         pool = pool_of()
         assert pool is pool_of()
-        await pool._secret
         return weakref.ref(pool)
 
     pools = [asyncio.run(use()) for _ in range(5)]

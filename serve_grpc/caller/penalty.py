@@ -1,0 +1,73 @@
+"""What becomes of a replica where the user's code fails while it does not elsewhere.
+
+It gets no calls for a while, then one at a time until one fails again, and longer pauses each time.
+Lives on the loop of its connection. Invariant: a penalised peer either rests, with a timer running,
+or may be probed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from serve_grpc.config import LOGGER_NAME
+from serve_grpc.routing.peer import Peer
+
+__all__ = ["Penalty"]
+
+logger = logging.getLogger(LOGGER_NAME)
+
+REST_S = (1.0, 8.0)
+"""First and longest pause."""
+
+
+class Penalty:
+    """Of one replica.
+
+    Args:
+        peer: Where it is noted.
+        on_rested: Called when the peer may have a call again.
+    """
+
+    def __init__(self, peer: Peer, on_rested: Callable[[], None]) -> None:
+        self._peer = peer
+        self._on_rested = on_rested
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rests = 0
+
+    def on_failure(self, *, has_better: Callable[[], bool]) -> None:
+        """The user's code raised on this replica.
+
+        Args:
+            has_better: Whether calls could go to replicas where most succeed.
+        """
+        peer = self._peer
+        peer.on_failure()
+        if not peer.is_poor or self._timer is not None:
+            return
+        if not has_better():
+            peer.pardon()
+            return
+        if not peer.penalised:
+            self._rests = 0
+            logger.warning(
+                "replica %s fails most of its calls and others do not; it gets hardly any calls "
+                "until they succeed",
+                peer.facts.replica_id,
+            )
+        first, longest = REST_S
+        peer.penalise()
+        self._timer = self._loop.call_later(min(longest, first * 2**self._rests), self._rested)
+        self._rests += 1
+
+    def _rested(self) -> None:
+        self._timer = None
+        self._peer.may_probe = self._peer.penalised
+        self._on_rested()
+
+    def close(self) -> None:
+        """The replica is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
