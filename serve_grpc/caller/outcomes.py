@@ -21,7 +21,7 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.status import error_from_message
 
-__all__ = ["FAILURES", "end_with_reply", "expired", "fail", "is_refused", "replica_died", "send"]
+__all__ = ["FAILURES", "end_with_reply", "expired", "fail", "fail_for_good", "is_refused", "replica_died", "send"]
 
 FAILURES = (Error.USER_EXCEPTION, Error.INTERNAL)
 """Errors that tell against the replica that gives them."""
@@ -51,6 +51,18 @@ def is_refused(call: Call, process: AllowList, deployment: AllowList, name: str)
         fail(call, error)
         return True
     return False
+
+
+def fail_for_good(call: Call, unavailable: Exception) -> None:
+    """End a call that no replica will take any more, as Serve's error says.
+
+    That error promises that the call did not start; one that was lost before gets another.
+    """
+    if not call.may_have_executed:
+        call.fail(unavailable)
+        return
+    text = "its replica was lost before the call ended, and none will repeat it"
+    fail(call, ReplicaDiedError(f"{text}: {unavailable}"))
 
 
 def send(call: Call, connection: Connection, *, is_new: bool = False) -> int:

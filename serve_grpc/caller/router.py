@@ -236,7 +236,7 @@ class Router:
             if self._closed_reason is not None:
                 outcomes.fail(call, ServeGrpcError(self._closed_reason))
             else:
-                call.fail(self._access.unavailable())
+                outcomes.fail_for_good(call, self._access.unavailable())
 
     def _return(self, call: Call) -> None:
         """Let a call that was on a replica wait again."""

@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import DeploymentUnavailableError, RequestCancelledError
 
+import serve_grpc
 from serve_grpc.errors import (
     DeadlineExceededError,
     MessageTooLargeError,
@@ -202,18 +203,25 @@ def test_an_argument_whose_call_was_cancelled_fails_the_call_that_waits_for_it(o
     assert isinstance(asyncio.run(main()).error, RequestCancelledError)
 
 
-def test_calls_that_wait_for_a_deployment_that_is_deleted_are_told(deploy, board, callers):
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_calls_that_wait_for_a_deployment_that_is_deleted_are_told(
+    deploy, board, callers, is_killed
+):
     app = TROUBLED.options(max_ongoing_requests=1, graceful_shutdown_timeout_s=1).bind()
-    handle = deploy(app, "deleted")
+    handle = deploy(app, f"deleted-{is_killed}").options(idempotent=True)
     names = [f"w{i}" for i in range(5)]
     running = callers.start(
         outcomes_of((n, lambda n=n: handle.remote(board.path, n, 30)) for n in names)
     )
     eventually(lambda: board.count("start") == 1)
-    serve.delete("deleted", _blocking=False)
+    if is_killed:  # the call that ran waits, too, to be repeated
+        os.kill(int(board.lines("start")[0][2]), signal.SIGKILL)
+        eventually(lambda: serve_grpc.handle_statistics(handle).retries == 1)
+    serve.delete(f"deleted-{is_killed}", _blocking=False)
     outcomes = running.result(SETTLE_S)
     documented = (ServeGrpcError, DeploymentUnavailableError)
     assert check(board, outcomes, documented=documented) == NOTHING_WRONG
     waited = [o.error for o in outcomes if not board.count("start", o.name)]
     assert {type(error) for error in waited} == {DeploymentUnavailableError}
     assert len(waited) == 4
+    assert [o.kind for o in outcomes].count("unknown") == 1
