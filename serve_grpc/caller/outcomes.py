@@ -21,7 +21,16 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.status import error_from_message
 
-__all__ = ["FAILURES", "end_with_reply", "expired", "fail", "fail_for_good", "is_refused", "replica_died", "send"]
+__all__ = [
+    "FAILURES",
+    "end_with_reply",
+    "expired",
+    "fail",
+    "fail_for_good",
+    "is_refused",
+    "replica_died",
+    "send",
+]
 
 FAILURES = (Error.USER_EXCEPTION, Error.INTERNAL)
 """Errors that tell against the replica that gives them."""
