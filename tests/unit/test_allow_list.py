@@ -18,6 +18,8 @@ from serve_grpc.allow_list import (
     narrowed,
     takes_pickle,
 )
+from serve_grpc.caller.router import Router
+from serve_grpc.config import Settings
 from serve_grpc.deployment import _MARK
 from serve_grpc.errors import SerializationError
 from serve_grpc.replica.executor import Executor
@@ -205,6 +207,12 @@ def test_replicas_with_several_lists_take_what_all_of_them_take() -> None:
     assert ReplicaSet((old, new)).serializers == PLAIN
     assert ReplicaSet((new, facts("x", frozenset({"noop"})))).serializers == frozenset()
     assert ReplicaSet((facts("away", PLAIN, address=""),)).serializers is None
+
+
+def test_a_caller_whose_process_lists_an_unknown_name_is_told_at_its_first_call() -> None:
+    nobody: Any = None
+    with pytest.raises(ValueError, match="SERVE_GRPC_SERIALIZERS names 'msgpak'"):
+        Router(nobody, Settings(serializers=frozenset({"msgpak"})))
 
 
 # ------------------------------------------------------------ the replica
