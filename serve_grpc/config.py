@@ -39,6 +39,8 @@ class Settings:
         heartbeat_interval_s: Time between heartbeats of a session, in seconds
             (`SERVE_GRPC_HEARTBEAT_INTERVAL_S`). A replica silent for 2.5 intervals gets no new
             calls until it answers.
+        max_connections: Connections to a replica, and sessions on them
+            (`SERVE_GRPC_MAX_CONNECTIONS`).
         use_tls: Whether Ray, and so every session, speaks TLS (`RAY_USE_TLS`).
         tls_cert_path, tls_key_path, tls_ca_path: PEM files (`RAY_TLS_SERVER_CERT`,
             `RAY_TLS_SERVER_KEY`, `RAY_TLS_CA_CERT`).
@@ -51,6 +53,7 @@ class Settings:
     stream_window_items: int = 256
     stream_window_bytes: int = 1024 * 1024
     heartbeat_interval_s: float = 1.0
+    max_connections: int = 2048
     use_tls: bool = False
     tls_cert_path: str = ""
     tls_key_path: str = ""
@@ -81,6 +84,9 @@ class Settings:
                 cls.heartbeat_interval_s,
                 0.05,
                 3600,
+            ),
+            max_connections=_number(
+                environ, "SERVE_GRPC_MAX_CONNECTIONS", int, cls.max_connections, 1, 10**6
             ),
             use_tls=environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"),
             tls_cert_path=environ.get("RAY_TLS_SERVER_CERT", ""),

@@ -24,8 +24,11 @@ from serve_grpc.config import Settings
 from serve_grpc.protocol.handshake import NONCE_BYTES, CallVerifier, SessionState
 from serve_grpc.protocol.replica import Arrival, ReplicaSession
 from serve_grpc.protocol.status import shortened
-from serve_grpc.protocol.wire import WireError
-from serve_grpc.transport.credentials import bind, server_options
+from serve_grpc.protocol.wire import MAX_BATCH_BYTES, WireError
+from serve_grpc.transport.credentials import bind, largest_message, server_options
+from serve_grpc.transport.doorstep import Doorstep
+from serve_grpc.transport.plain_call import PlainCall
+from serve_grpc.transport.silence import Listener
 from serve_grpc.transport.stream import Writer
 from serve_grpc.transport.traffic import Traffic
 
@@ -35,7 +38,11 @@ SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
 AUTHORIZATION_KEY = "authorization"
 ERROR_KEY = "serve-grpc-error-bin"
 TRACE_KEYS = ("traceparent", "tracestate")
-HANDSHAKE_TIMEOUT_S = 10.0
+MAX_SILENCE_S = 300.0
+SILENT_HEARTBEATS = 60
+"""A session whose caller says nothing for so long, or so many of its heartbeats, is ended."""
+MAX_OTHER_CALLS = 2048
+"""Calls on their way through all doors beside sessions, strangers among them."""
 MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
 """A session whose caller does not read its replies gets no further request read."""
 
@@ -78,6 +85,7 @@ class SessionStream:
     """I/O of one session on the replica's side.
 
     `traffic` is shared with the server's other sessions; whoever replies counts the frames sent.
+    `doorstep` is where the caller is until it has proved itself.
     """
 
     def __init__(
@@ -86,9 +94,13 @@ class SessionStream:
         context: Any,
         dispatcher: Dispatcher,
         traffic: Traffic | None = None,
+        doorstep: Doorstep | None = None,
+        max_silence_s: float = MAX_SILENCE_S,
     ) -> None:
         self.session = session
         self.traffic = traffic or Traffic()
+        self._doorstep = doorstep or Doorstep(MAX_BATCH_BYTES)
+        self._max_silence_s = max_silence_s
         self._context = context
         self._dispatcher = dispatcher
         self._writer = Writer(session.outbox, context.write, self._stamp, self.traffic)
@@ -107,13 +119,14 @@ class SessionStream:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        # Cancelling a pending read() leaks in grpc.aio; cancelling the handler ends the call.
-        timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
+        visit = await self._doorstep.enter()
+        listener = Listener(task, self._max_silence_s)
         writing = loop.create_task(self._writer.run())
         # A stream without a writer has no use; the handler ends with it.
         writing.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
+                listener.messages += 1
                 self.traffic.messages_received += 1
                 self.traffic.bytes_received += len(message)
                 try:
@@ -125,57 +138,26 @@ class SessionStream:
                     await self._writer.flush()
                     return
                 if self.session.state is SessionState.OPEN:
-                    timeout.cancel()
+                    visit.leave()
                 self.traffic.frames_received += len(arrival.requests)
                 self._dispatcher.on_arrival(self, arrival)
                 if self.session.outbox.queued_bytes:
                     self._writer.kick()
                 if self.session.outbox.queued_bytes > MAX_QUEUED_REPLY_BYTES:
-                    await self._writer.wait_below(MAX_QUEUED_REPLY_BYTES // 2)
+                    await self.wait_room()
         finally:
-            timeout.cancel()
+            visit.leave()
+            listener.close()
             self._dispatcher.on_session_closed(self, self.session.close())
             await _stop(writing)
+
+    async def wait_room(self) -> None:
+        """Return once the caller has read enough of its replies."""
+        await self._writer.wait_below(MAX_QUEUED_REPLY_BYTES // 2)
 
     async def wait_flushed(self) -> None:
         """Return once everything queued is written."""
         await self._writer.wait_below(0)
-
-
-class PlainCall:
-    """One request through `Call` or `CallStream`.
-
-    Attributes:
-        trace: W3C trace context of the caller's span, as its metadata had it.
-    """
-
-    def __init__(
-        self,
-        request: CallRequest,
-        *,
-        is_stream: bool,
-        timeout_s: float | None,
-        trace: dict[str, str],
-    ) -> None:
-        self.request = request
-        self.is_stream = is_stream
-        self.timeout_s = timeout_s
-        self.trace = trace
-        self._outputs: asyncio.Queue[bytes | Error | None] = asyncio.Queue()
-        self.on_taken: Callable[[int], None] | None = None
-        """Called with the size of each item that was written, to grant the producer more."""
-
-    def put(self, payload: bytes) -> None:
-        """One result or item."""
-        self._outputs.put_nowait(payload)
-
-    def end(self, error: Error | None = None) -> None:
-        """Nothing follows, because of `error` or because all is said."""
-        self._outputs.put_nowait(error)
-
-    async def next(self) -> bytes | Error | None:
-        """The next output; an Error or None is the last."""
-        return await self._outputs.get()
 
 
 class ReplicaServer:
@@ -200,10 +182,13 @@ class ReplicaServer:
         self._verifier = CallVerifier(secret, replica_id)
         self._streams: set[SessionStream] = set()
         self.traffic = Traffic()
+        self._doorstep = Doorstep(largest_message(settings))
+        self._max_silence_s = max(MAX_SILENCE_S, SILENT_HEARTBEATS * settings.heartbeat_interval_s)
         self._epochs = 0
         self._is_draining = False
         self._server = grpc.aio.server(
-            options=server_options(settings.max_message_bytes),
+            options=server_options(settings),
+            maximum_concurrent_rpcs=settings.max_connections + MAX_OTHER_CALLS,
             interceptors=[_SignedMetadata(self._verifier)],
         )
         self._health = health.aio.HealthServicer()
@@ -223,8 +208,9 @@ class ReplicaServer:
                 grpc.method_handlers_generic_handler(
                     SERVICE,
                     {
-                        "Call": grpc.unary_unary_rpc_method_handler(self._call),
-                        "CallStream": grpc.unary_stream_rpc_method_handler(self._call_stream),
+                        # Read by hand, so that a request is read only when there is room for it.
+                        "Call": grpc.stream_unary_rpc_method_handler(self._call),
+                        "CallStream": grpc.stream_stream_rpc_method_handler(self._call_stream),
                         "Session": grpc.stream_stream_rpc_method_handler(self._session),
                     },
                 ),
@@ -284,6 +270,9 @@ class ReplicaServer:
     # ------------------------------------------------------------ the doors
 
     async def _session(self, _: object, context: Any) -> None:
+        if len(self._streams) - len(self._doorstep) >= self._settings.max_connections:
+            text = f"SERVE_GRPC_MAX_CONNECTIONS={self._settings.max_connections} sessions are open"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         self._epochs += 1
         session = ReplicaSession(
             replica_id=self._replica_id,
@@ -293,7 +282,14 @@ class ReplicaServer:
             max_ongoing_requests=self._dispatcher.max_ongoing_requests(),
             max_message_bytes=self._settings.max_message_bytes,
         )
-        stream = SessionStream(session, context, self._dispatcher, self.traffic)
+        stream = SessionStream(
+            session,
+            context,
+            self._dispatcher,
+            self.traffic,
+            self._doorstep,
+            self._max_silence_s,
+        )
         if self._is_draining:
             session.refuse(Refusal.DRAINING, "the replica is shutting down")
             await context.write(session.outbox.take())
@@ -304,8 +300,8 @@ class ReplicaServer:
         finally:
             self._streams.discard(stream)
 
-    async def _call(self, data: bytes, context: Any) -> bytes:
-        call = await self._open_plain(data, context, is_stream=False)
+    async def _call(self, _: object, context: Any) -> bytes:
+        call = await self._open_plain(context, is_stream=False)
         try:
             output = await call.next()
             if isinstance(output, bytes):
@@ -315,8 +311,8 @@ class ReplicaServer:
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
-    async def _call_stream(self, data: bytes, context: Any) -> None:
-        call = await self._open_plain(data, context, is_stream=True)
+    async def _call_stream(self, _: object, context: Any) -> None:
+        call = await self._open_plain(context, is_stream=True)
         try:
             while isinstance(output := await call.next(), bytes):
                 await context.write(_reply(output))
@@ -327,7 +323,14 @@ class ReplicaServer:
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
-    async def _open_plain(self, data: bytes, context: Any, *, is_stream: bool) -> PlainCall:
+    async def _open_plain(self, context: Any, *, is_stream: bool) -> PlainCall:
+        visit = await self._doorstep.enter()
+        try:
+            data = await context.read()
+        finally:
+            visit.leave()
+        if data is grpc.aio.EOF:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call has one request")
         method = f"/{SERVICE}/{'CallStream' if is_stream else 'Call'}"
         metadata = context.invocation_metadata()
         if not self._verifier.verify(_authorization(metadata), method, data, time.time()):
