@@ -32,7 +32,7 @@ from serve_grpc.transport.silence import Listener
 from serve_grpc.transport.stream import Writer
 from serve_grpc.transport.traffic import Traffic
 
-__all__ = ["Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
+__all__ = ["MAX_QUEUED_REPLY_BYTES", "Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
 
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
 AUTHORIZATION_KEY = "authorization"
@@ -44,7 +44,8 @@ SILENT_HEARTBEATS = 60
 MAX_OTHER_CALLS = 2048
 """Calls on their way through all doors beside sessions, strangers among them."""
 MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
-"""A session whose caller does not read its replies gets no further request read."""
+"""A session whose caller does not read its replies gets no further request read, and its streams
+are held."""
 
 _STATUS = {
     Error.INTERNAL: grpc.StatusCode.INTERNAL,
