@@ -4,13 +4,15 @@ gRPC holds a message in memory until it is complete, so each stranger who is rea
 whole message. Places are few; who finds none waits unread, the newest first in line, and while
 somebody waits, a place is kept for `PATIENCE_S` only. A member proves itself in milliseconds, so
 strangers who say nothing do not keep members out. Invariant: a visit ends once, by `leave` or by
-the cancellation of its task.
+the end of its call.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+
+from serve_grpc.transport.ending import Ending
 
 __all__ = ["HANDSHAKE_TIMEOUT_S", "Doorstep", "Visit"]
 
@@ -26,18 +28,18 @@ PLACES = (4, 256)
 class Visit:
     """One stranger; `leave` when it is none any more."""
 
-    def __init__(self, doorstep: Doorstep, task: asyncio.Task[object]) -> None:
+    def __init__(self, doorstep: Doorstep, ending: Ending) -> None:
         self._doorstep = doorstep
-        self._task = task
+        self._ending = ending
         self.since = 0.0
         """When it got its place, on the loop's clock."""
         self.has_place: asyncio.Future[None] | None = None
-        self._timeout = task.get_loop().call_later(HANDSHAKE_TIMEOUT_S, self.end)
+        loop = ending.task.get_loop()
+        self._timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, self.end)
 
     def end(self) -> None:
-        """Stop the handler; its call ends with it."""
-        # Cancelling a pending read() leaks in grpc.aio; cancelling the handler ends the call.
-        self._task.cancel()
+        """End the call."""
+        self._ending.end("no proof of membership came in time")
 
     def leave(self) -> None:
         """Give the place up."""
@@ -65,15 +67,13 @@ class Doorstep:
     def __len__(self) -> int:
         return len(self._inside) + len(self._waiting)
 
-    async def enter(self) -> Visit:
-        """Return when the peer of the current task may be read from."""
-        task = asyncio.current_task()
-        assert task is not None
-        visit = Visit(self, task)
+    async def enter(self, ending: Ending) -> Visit:
+        """Return when the peer of a call may be read from."""
+        visit = Visit(self, ending)
         if len(self._inside) < self.places:
             self._admit(visit)
             return visit
-        visit.has_place = task.get_loop().create_future()
+        visit.has_place = ending.task.get_loop().create_future()
         self._waiting[visit] = None
         if len(self._waiting) > MAX_WAITING:
             oldest, _ = self._waiting.popitem(last=False)

@@ -1,13 +1,31 @@
-"""One request through the plain door, and its outputs on their way out."""
+"""One request through the plain door, its outputs on their way out, and how it fails."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, NoReturn
+
+import grpc
 
 from serve_grpc._generated.replica_pb2 import CallRequest, Error
+from serve_grpc.protocol.status import shortened
 
-__all__ = ["PlainCall"]
+__all__ = ["PlainCall", "abort"]
+
+ERROR_KEY = "serve-grpc-error-bin"
+
+_STATUS = {
+    Error.INTERNAL: grpc.StatusCode.INTERNAL,
+    Error.USER_EXCEPTION: grpc.StatusCode.UNKNOWN,
+    Error.SERIALIZATION: grpc.StatusCode.INVALID_ARGUMENT,
+    Error.MESSAGE_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Error.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Error.CANCELLED: grpc.StatusCode.CANCELLED,
+    Error.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    Error.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Error.DRAINING: grpc.StatusCode.UNAVAILABLE,
+}
 
 
 class PlainCall:
@@ -44,3 +62,12 @@ class PlainCall:
     async def next(self) -> bytes | Error | None:
         """The next output; an Error or None is the last."""
         return await self._outputs.get()
+
+
+async def abort(context: Any, error: Error) -> NoReturn:
+    """End a call with the gRPC status of `error`, and `error` itself in the trailer."""
+    details = f"{error.type_name}: {error.message}" if error.type_name else error.message
+    # gRPC takes 8 KiB of metadata.
+    trailer = ((ERROR_KEY, shortened(error).SerializeToString()),)
+    await context.abort(_STATUS[error.code], details[:1024], trailing_metadata=trailer)
+    raise AssertionError("abort raises")

@@ -12,22 +12,22 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest, Error, Refusal
+from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest, Refusal
 from serve_grpc.config import Settings
 from serve_grpc.protocol.handshake import NONCE_BYTES, CallVerifier, SessionState
 from serve_grpc.protocol.replica import Arrival, ReplicaSession
-from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import MAX_BATCH_BYTES, WireError
 from serve_grpc.transport.credentials import bind, largest_message, server_options
 from serve_grpc.transport.doorstep import Doorstep
-from serve_grpc.transport.plain_call import PlainCall
+from serve_grpc.transport.ending import Ending
+from serve_grpc.transport.plain_call import PlainCall, abort
 from serve_grpc.transport.silence import Listener
 from serve_grpc.transport.stream import Writer
 from serve_grpc.transport.traffic import Traffic
@@ -36,7 +36,6 @@ __all__ = ["MAX_QUEUED_REPLY_BYTES", "Dispatcher", "PlainCall", "ReplicaServer",
 
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
 AUTHORIZATION_KEY = "authorization"
-ERROR_KEY = "serve-grpc-error-bin"
 TRACE_KEYS = ("traceparent", "tracestate")
 MAX_SILENCE_S = 300.0
 SILENT_HEARTBEATS = 60
@@ -46,18 +45,6 @@ MAX_OTHER_CALLS = 2048
 MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
 """A session whose caller does not read its replies gets no further request read, and its streams
 are held."""
-
-_STATUS = {
-    Error.INTERNAL: grpc.StatusCode.INTERNAL,
-    Error.USER_EXCEPTION: grpc.StatusCode.UNKNOWN,
-    Error.SERIALIZATION: grpc.StatusCode.INVALID_ARGUMENT,
-    Error.MESSAGE_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Error.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Error.CANCELLED: grpc.StatusCode.CANCELLED,
-    Error.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    Error.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Error.DRAINING: grpc.StatusCode.UNAVAILABLE,
-}
 
 
 class Dispatcher(Protocol):
@@ -117,11 +104,14 @@ class SessionStream:
 
     async def run(self) -> None:
         """Read until the caller leaves or breaks the protocol."""
+        async with Ending(self._context) as ending:
+            await self._run(ending)
+
+    async def _run(self, ending: Ending) -> None:
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        visit = await self._doorstep.enter()
-        listener = Listener(task, self._max_silence_s)
+        task = ending.task
+        visit = await self._doorstep.enter(ending)
+        listener = Listener(ending, self._max_silence_s)
         writing = loop.create_task(self._writer.run())
         # A stream without a writer has no use; the handler ends with it.
         writing.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
@@ -308,7 +298,7 @@ class ReplicaServer:
             if isinstance(output, bytes):
                 return _reply(output)
             assert output is not None, "a unary call ends with a result or an error"
-            await _abort(context, output)
+            await abort(context, output)
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
@@ -320,16 +310,17 @@ class ReplicaServer:
                 if call.on_taken is not None:
                     call.on_taken(len(output))
             if output is not None:
-                await _abort(context, output)
+                await abort(context, output)
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
     async def _open_plain(self, context: Any, *, is_stream: bool) -> PlainCall:
-        visit = await self._doorstep.enter()
-        try:
-            data = await context.read()
-        finally:
-            visit.leave()
+        async with Ending(context) as ending:
+            visit = await self._doorstep.enter(ending)
+            try:
+                data = await context.read()
+            finally:
+                visit.leave()
         if data is grpc.aio.EOF:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call has one request")
         method = f"/{SERVICE}/{'CallStream' if is_stream else 'Call'}"
@@ -350,14 +341,6 @@ class ReplicaServer:
 async def _stop(writing: asyncio.Task[None]) -> None:
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
-
-
-async def _abort(context: Any, error: Error) -> NoReturn:
-    details = f"{error.type_name}: {error.message}" if error.type_name else error.message
-    # gRPC takes 8 KiB of metadata.
-    trailer = ((ERROR_KEY, shortened(error).SerializeToString()),)
-    await context.abort(_STATUS[error.code], details[:1024], trailing_metadata=trailer)
-    raise AssertionError("abort raises")
 
 
 def _reply(payload: bytes) -> bytes:
