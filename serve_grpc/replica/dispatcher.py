@@ -24,6 +24,7 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.replica import Arrival, InboundRequest
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.executor import Executor
+from serve_grpc.replica.gates import ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
 from serve_grpc.transport.server import MAX_QUEUED_REPLY_BYTES, PlainCall, SessionStream
@@ -250,7 +251,7 @@ class ReplicaDispatcher:
 
     def on_item(self, invocation: Invocation, payload: Payload) -> None:
         """One item; from any thread."""
-        self._to_main.run(invocation.sink.item, invocation, payload)
+        self._to_main.run(_place, invocation, payload)
 
     def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
         """The end; from the user's loop."""
@@ -270,6 +271,13 @@ class ReplicaDispatcher:
             status=outcome.status,
             exception_type=outcome.exception_type,
         )
+
+
+def _place(invocation: Invocation, payload: Payload) -> None:
+    invocation.sink.item(invocation, payload)
+    gate = invocation.gate
+    if isinstance(gate, ThreadGate):
+        gate.placed(len(payload))
 
 
 def _deadline_s(timeout_s: float | None) -> float | None:

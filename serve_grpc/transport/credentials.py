@@ -67,6 +67,8 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
         ("grpc.max_connection_idle_ms", MAX_IDLE_MS),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # Else a refusal is held back for 0.1 to 1 s, and with it what was sent.
+        ("grpc.http.tarpit", 0),
         # Two servers on one port would share its connections between them.
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),

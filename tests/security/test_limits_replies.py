@@ -59,9 +59,9 @@ def test_streams_of_a_member_that_reads_nothing_are_held(replica: Attacked, meth
             while items < 2 * MAX_QUEUED_REPLY_BYTES // (64 * 1024) or len(seen) < STREAMS:
                 message = await asyncio.wait_for(hostile.read(), 20)
                 assert message is not None
-                for event in hostile.session.receive(message).events:
+                for _ in hostile.session.receive(message).events:
                     items += 1
-                seen = {i for i in hostile.session.calls}
+                seen = set(hostile.session.calls)
         for _ in range(100):
             if (await replica.state()).handlers == 0:
                 return
