@@ -155,18 +155,23 @@ async def _nobody_left(replica: Attacked, *, but: int) -> None:
 def test_50000_requests_sent_and_cancelled_by_a_member(replica: Attacked) -> None:
     async def main() -> None:
         before = await replica.state()
-        template = Template(number=1, method="hold", request_serializer="noop")
+        template = Template(
+            number=1, method="hold", request_serializer="noop", response_serializer="noop"
+        )
         async with (
             legitimate(replica.port) as (connection, owner),
             member(replica.port) as hostile,
         ):
             reading = asyncio.ensure_future(hostile.read_to_end())
             await hostile.write(CallerBatch(templates=[template]).SerializeToString())
+            before_last = last = range(0)
             for start in range(1, FLOOD, 500):
                 ids = range(start, start + 500)
                 requests = [Request(id=i, template=1, request_id="flood") for i in ids]
                 await hostile.write(CallerBatch(requests=requests).SerializeToString())
-                await hostile.write(CallerBatch(cancels=ids).SerializeToString())
+                await hostile.write(CallerBatch(cancels=before_last).SerializeToString())
+                before_last, last = last, ids
+            await hostile.write(CallerBatch(cancels=[*before_last, *last]).SerializeToString())
             state = await replica.state()
             print(f"requests and cancels: {state.most_handlers} handlers, {state.calls} calls")
             assert 0 < state.most_handlers <= MAX_ONGOING_REQUESTS
