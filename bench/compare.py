@@ -205,14 +205,23 @@ def _by_round(result: CaseResult, contender: str, against: str, metric: str) -> 
 
 
 def _growth(old: Run, new: Run) -> Iterator[Pair]:
-    """Rows of growth and costs are one number each, and all of serve_grpc; less is better."""
+    """Rows of growth, costs and doors are one number each; less is better, but for calls/s."""
     before = {_growth_key(row): row["value"] for row in old.growth}
     for row in new.growth:
         if (key := _growth_key(row)) in before:
             where = f"{row['name']}, {row['x']:,g}"
             if "part" in row:
                 where = f"{row['part']}, {row['side']}: {row['name']}"
-            yield Pair(where, OURS, row["unit"], "", False, [before[key]], [row["value"]])
+            is_rate = row["unit"] == "calls/s"
+            yield Pair(
+                where,
+                row.get("door", OURS),
+                row["unit"],
+                "",
+                is_rate,
+                [before[key]],
+                [row["value"]],
+            )
 
 
 def _growth_key(row: dict[str, Any]) -> tuple[Any, ...]:
