@@ -43,8 +43,8 @@ A_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="The case of this id, or all whose ids contain it (* and ? allowed); 'growth', 'costs' and "
-    "'doors' are three more. Repeatable.",
+    help="The case of this id, or all whose ids contain it (* and ? allowed); 'growth', 'costs' "
+    "and 'doors' are three more. Repeatable.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Instead of the plan's number.")
 @click.option(

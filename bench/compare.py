@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import noise, stats
+from bench.doors import BARE
 from bench.lanes import COMPARED, serves_own
 from bench.results import CaseResult, Run
 from bench.wording import METRICS, duration, number, short, transport
@@ -213,9 +214,10 @@ def _growth(old: Run, new: Run) -> Iterator[Pair]:
             if "part" in row:
                 where = f"{row['part']}, {row['side']}: {row['name']}"
             is_rate = row["unit"] == "calls/s"
+            contender = BARE if row.get("door") == BARE else OURS
             yield Pair(
                 where,
-                row.get("door", OURS),
+                contender,
                 row["unit"],
                 "",
                 is_rate,

@@ -42,14 +42,14 @@ from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.transport.credentials import open_channel
 from serve_grpc.transport.mailbox import mailbox_of
 
-__all__ = ["IN_FLIGHT", "doors_of", "without_doors"]
+__all__ = ["BARE", "doors_of", "without_doors"]
 
 BARE = "bare gRPC stream, no proof"
 SESSION = "session, plaintext (as shipped)"
 TLS = "session, mutual TLS"
 SIGNED = "plain door, each call signed"
 IN_FLIGHT = {1: "p50_ms", 100: "calls_per_s"}
-ROUNDS = 5
+ROUNDS = 4
 WINDOW_S = 0.25
 PATIENCE_S = 20.0
 VALUE = b"x" * 100

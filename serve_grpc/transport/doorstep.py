@@ -64,7 +64,9 @@ class Doorstep:
     def __repr__(self) -> str:
         return f"<Doorstep {len(self._inside)} of {self.places}, {len(self._waiting)} waiting>"
 
-    def __len__(self) -> int:
+    @property
+    def strangers(self) -> int:
+        """How many there are, those who wait too."""
         return len(self._inside) + len(self._waiting)
 
     async def enter(self, ending: Ending) -> Visit:

@@ -87,7 +87,7 @@ class SessionStream:
     ) -> None:
         self.session = session
         self.traffic = traffic or Traffic()
-        self._doorstep = doorstep or Doorstep(MAX_BATCH_BYTES)
+        self._doorstep = Doorstep(MAX_BATCH_BYTES) if doorstep is None else doorstep
         self._max_silence_s = max_silence_s
         self._context = context
         self._dispatcher = dispatcher
@@ -261,7 +261,7 @@ class ReplicaServer:
     # ------------------------------------------------------------ the doors
 
     async def _session(self, _: object, context: Any) -> None:
-        if len(self._streams) - len(self._doorstep) >= self._settings.max_connections:
+        if len(self._streams) - self._doorstep.strangers >= self._settings.max_connections:
             text = f"SERVE_GRPC_MAX_CONNECTIONS={self._settings.max_connections} sessions are open"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         self._epochs += 1

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import multiprocessing
+import selectors
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
@@ -20,7 +23,7 @@ import psutil
 
 from serve_grpc.config import Settings
 
-__all__ = ["MAX_ONGOING_REQUESTS", "Attacked", "State", "attacked"]
+__all__ = ["MAX_ONGOING_REQUESTS", "Attacked", "State", "attacked", "silent_connections"]
 
 MAX_ONGOING_REQUESTS = 100
 ITEM = bytes(64 * 1024)
@@ -95,6 +98,54 @@ def attacked(
             process.join()
 
 
+@contextlib.contextmanager
+def silent_connections(port: int, first: bytes, count: int) -> Iterator[Callable[[], float]]:
+    """So many connections that send `first` and no more, from a process of their own.
+
+    Yields:
+        Waits until all of them were closed by the other side; after how many seconds that was.
+    """
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=_be_silent, args=(theirs, port, first, count), daemon=True)
+    process.start()
+    theirs.close()
+    assert ours.poll(60)
+    assert ours.recv() == "open"
+
+    def closed() -> float:
+        assert ours.poll(60), "some are still open"
+        seconds: float = ours.recv()
+        return seconds
+
+    try:
+        yield closed
+    finally:
+        ours.close()
+        process.kill()
+        process.join()
+
+
+def _be_silent(pipe: Pipe, port: int, first: bytes, count: int) -> None:
+    peers = selectors.DefaultSelector()
+    begin = time.monotonic()
+    for _ in range(count):
+        peer = socket.create_connection(("127.0.0.1", port))
+        if first:
+            peer.sendall(first)
+        peers.register(peer, selectors.EVENT_READ)
+    pipe.send("open")
+    while peers.get_map():
+        for key, _ in peers.select():
+            try:
+                is_open = bool(key.fileobj.recv(4096))  # type: ignore[union-attr]
+            except ConnectionError:
+                is_open = False
+            if not is_open:
+                peers.unregister(key.fileobj)
+    pipe.send(time.monotonic() - begin)
+
+
 # ------------------------------------------------------------ the process
 
 
@@ -102,6 +153,7 @@ def _run(pipe: Pipe, settings: Settings, limits: dict[str, float]) -> None:
     for name, value in limits.items():
         module, _, constant = name.rpartition(".")
         setattr(importlib.import_module(f"serve_grpc.{module}"), constant, value)
+    logging.disable()  # a flood would be mostly of the access log's lines
     asyncio.run(_serve(pipe, settings))
 
 
@@ -184,7 +236,7 @@ async def _serve(pipe: Pipe, settings: Settings) -> None:
             max(now, worst["rss"]),
             process.num_fds(),
             server.sessions,
-            len(server._doorstep),
+            server._doorstep.strangers,
             users.running,
             users.most,
             users.calls,

@@ -15,13 +15,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_grpc.protocol.handshake import SessionState
 from tests.security.attacked import attacked
-from tests.security.member import legitimate, member, round_trips
+from tests.security.member import Member, legitimate, member, round_trips
 from tests.security.mutations import caller_message, chance, damage, replica_message
 from tests.security.targets import (
     CALLS,
@@ -109,6 +110,21 @@ def test_a_million_mutated_frames_break_neither_machine() -> None:
     assert sum(outcomes.values()) == LONG
 
 
+async def _attack(hostile: Member, rng: random.Random) -> int:
+    """Mutated messages over one session until the replica has enough of it; how many."""
+    reading = asyncio.ensure_future(hostile.read_to_end())
+    sent = 0
+    while sent < SESSION_MESSAGES and not reading.done():
+        try:
+            await asyncio.wait_for(hostile.write(mutated(caller_message, rng)), 10)
+        except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.AioRpcError):
+            break  # the replica ended the session, as it should
+        sent += 1
+    await asyncio.wait([reading], timeout=0.02)
+    reading.cancel()
+    return sent
+
+
 async def _flood_a_server(count: int) -> int:
     """Mutated messages over real sessions; the calls of another peer all succeed meanwhile."""
     rng = random.Random(3)
@@ -116,27 +132,13 @@ async def _flood_a_server(count: int) -> int:
     with attacked() as replica:
         async with legitimate(replica.port) as (connection, owner):
             working = asyncio.ensure_future(round_trips(connection, owner, 10**9))
-            try:
-                while sent < count:
-                    sessions += 1
-                    async with member(replica.port) as hostile:
-                        reading = asyncio.ensure_future(hostile.read_to_end())
-                        try:
-                            for _ in range(SESSION_MESSAGES):
-                                # Real requests for methods that are there, and the mutations.
-                                await hostile.write(mutated(caller_message, rng))
-                                sent += 1
-                                assert not working.done(), working
-                        except (asyncio.InvalidStateError, asyncio.CancelledError, OSError):
-                            pass  # the replica ended the session, as it should
-                        except Exception as error:
-                            if type(error).__name__ not in ("AioRpcError", "UsageError"):
-                                raise
-                        await asyncio.wait([reading], timeout=0.02)
-                        reading.cancel()
-            finally:
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
+            while sent < count:
+                sessions += 1
+                async with member(replica.port) as hostile:
+                    sent += await _attack(hostile, rng)
+                assert not working.done(), working
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
             assert len(await round_trips(connection, owner, 20)) == 20
             for _ in range(200):
                 if (await replica.state()).handlers == 0:
@@ -146,10 +148,10 @@ async def _flood_a_server(count: int) -> int:
 
 
 def test_mutated_frames_have_no_effect_on_another_peers_calls() -> None:
-    assert asyncio.run(_flood_a_server(1000)) > 10
+    assert asyncio.run(_flood_a_server(300)) > 10
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_many_mutated_frames_have_no_effect_on_another_peers_calls() -> None:
-    assert asyncio.run(_flood_a_server(50_000)) > 500
+    assert asyncio.run(_flood_a_server(10_000)) > 100
