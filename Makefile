@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults soak test-ray-versions check bench bench-quick wrk proto venv clean
+.PHONY: help demo test test-faults soak test-long fuzz test-ray-versions check bench bench-quick wrk proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -24,6 +24,12 @@ test-faults: $(READY) ## inject every fault of docs/reliability.md, and write do
 
 soak: $(READY) ## a million calls, 20,000 reconnects, 50,000 cancels: memory, files, tasks stay flat (< 10 min)
 	$(BIN)/python -m pytest -q -m soak --fault-figures .soak.json tests/faults/test_soak.py
+
+test-long: $(READY) ## run the tests that take minutes: a million mutated frames, many to a server
+	$(BIN)/python -m pytest -q -m long
+
+fuzz: $(READY) ## fuzz the protocol for a minute (FUZZ_SECONDS=3600 for an hour)
+	$(BIN)/python -m tests.security.fuzz $(FUZZ_SECONDS)
 
 test-ray-versions: $(READY) ## run the tests of a real Serve on each supported Ray (RAY_VERSIONS=2.57 for one)
 	@$(BIN)/python -m tests.ray.versions $(RAY_VERSIONS)
@@ -51,7 +57,7 @@ proto: $(READY) ## regenerate serve_grpc/_generated from protos/
 venv: $(READY) ## make or update .venv
 
 clean: ## remove the virtual environments, caches and build output
-	rm -rf $(VENV) .venv-ray build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-ray .fuzz build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml

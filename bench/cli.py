@@ -24,7 +24,7 @@ from bench.groups import SERVE_FLAGS, seconds
 from bench.plan import Plan, full_plan, quick_plan
 from bench.results import Run
 from bench.runner import run_plan
-from bench.table import LiveProgress, failures_table, plan_table, targets_table
+from bench.table import LiveProgress, doors_table, failures_table, plan_table, targets_table
 from bench.wording import duration
 
 __all__ = ["main"]
@@ -43,8 +43,8 @@ A_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "patterns",
     multiple=True,
     metavar="PATTERN",
-    help="The case of this id, or all whose ids contain it (* and ? allowed); 'growth' and 'costs' "
-    "are two more. Repeatable.",
+    help="The case of this id, or all whose ids contain it (* and ? allowed); 'growth', 'costs' "
+    "and 'doors' are three more. Repeatable.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Instead of the plan's number.")
 @click.option(
@@ -142,6 +142,8 @@ def _write(run: Run, out: Path, console: Console) -> None:
     report = write_report(run, out)
     if any(result.case.targets for result in run.cases):
         console.print(targets_table(run))
+    if doors := doors_table(run):
+        console.print(doors)
     if failed := failures_table(run):
         console.print(failed)
     console.print(f"{duration(run.seconds)}; {out / 'run.json'}, {report}", soft_wrap=True)

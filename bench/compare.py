@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import noise, stats
+from bench.doors import BARE
 from bench.lanes import COMPARED, serves_own
 from bench.results import CaseResult, Run
 from bench.wording import METRICS, duration, number, short, transport
@@ -205,14 +206,24 @@ def _by_round(result: CaseResult, contender: str, against: str, metric: str) -> 
 
 
 def _growth(old: Run, new: Run) -> Iterator[Pair]:
-    """Rows of growth and costs are one number each, and all of serve_grpc; less is better."""
+    """Rows of growth, costs and doors are one number each; less is better, but for calls/s."""
     before = {_growth_key(row): row["value"] for row in old.growth}
     for row in new.growth:
         if (key := _growth_key(row)) in before:
             where = f"{row['name']}, {row['x']:,g}"
             if "part" in row:
                 where = f"{row['part']}, {row['side']}: {row['name']}"
-            yield Pair(where, OURS, row["unit"], "", False, [before[key]], [row["value"]])
+            is_rate = row["unit"] == "calls/s"
+            contender = BARE if row.get("door") == BARE else OURS
+            yield Pair(
+                where,
+                contender,
+                row["unit"],
+                "",
+                is_rate,
+                [before[key]],
+                [row["value"]],
+            )
 
 
 def _growth_key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ import click
 
 from bench import lanes, pictures
 from bench.costs import costs_of, without_costs
+from bench.doors import doors_of, without_doors
 from bench.report import behind_rows, environment, error_rows, target_rows
 from bench.results import Run
 from bench.wording import caveats, facts
@@ -50,7 +51,7 @@ def write_docs(run: Run, docs_dir: Path) -> Path:
         }
         for section in lanes.sections(run)
     ]
-    groups = pictures.growth_groups(without_costs(run.growth)).items()
+    groups = pictures.growth_groups(without_doors(without_costs(run.growth))).items()
     behind: dict[str, list[str]] = {}
     for row in behind_rows(run):
         text = f"{row['metric']}: {row['ratio']} × {row['against']}"
@@ -66,6 +67,7 @@ def write_docs(run: Run, docs_dir: Path) -> Path:
             behind=[(case, "; ".join(texts)) for case, texts in behind.items()],
             errors=list(error_rows(run)),
             max_rows=MAX_ROWS,
+            doors=doors_of(run.growth),
             sections=sections,
             costs=[shown(pictures.of_cpu(run)), shown(pictures.of_parts(costs_of(run.growth)))],
             growth=[shown(pictures.of_growth(places, group)) for places, group in groups],

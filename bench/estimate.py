@@ -13,12 +13,13 @@ from bench.ray_cases import KIND as RAY_PROGRAM
 from bench.results import Case
 from bench.window import RAMP, Window
 
-__all__ = ["COSTS_S", "GROWTH_S", "START_S", "case_s", "window_s"]
+__all__ = ["COSTS_S", "DOORS_S", "GROWTH_S", "START_S", "case_s", "window_s"]
 
 START_S = 15.0
 """Starting Ray and Serve, deploying, and the end, for each set of flags."""
 GROWTH_S = 40.0
 COSTS_S = 20.0
+DOORS_S = 18.0
 OVERHEAD_S = 0.03
 WARM_UP_S = 0.15
 HTTP_OVERHEAD_S = 0.5

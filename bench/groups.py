@@ -79,6 +79,7 @@ def seconds(plan: Plan) -> float:
     """How long a plan will take, roughly."""
     total = estimate.GROWTH_S if plan.has_growth else 0.0
     total += estimate.COSTS_S if plan.has_costs else 0.0
+    total += estimate.DOORS_S if plan.has_doors else 0.0
     for group in groups(plan.cases):
         total += group.start_s
         total += sum(estimate.case_s(case, plan.rounds, plan.window_s) for case in group.cases)

@@ -43,6 +43,7 @@ class Plan:
         window_s: Counted time of a window, in seconds.
         has_growth: Whether the growth measurements belong to it.
         has_costs: Whether the micro-benchmarks of the parts of a call do.
+        has_doors: Whether what proofs and TLS cost does.
         is_quick: Whether it is the short plan.
     """
 
@@ -52,17 +53,18 @@ class Plan:
     has_growth: bool
     has_costs: bool
     is_quick: bool
+    has_doors: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to measure."""
-        return not (self.cases or self.has_growth or self.has_costs)
+        return not (self.cases or self.has_growth or self.has_costs or self.has_doors)
 
     def only(self, patterns: Iterable[str]) -> Plan:
         """The part whose cases' ids are, or else contain, one of `patterns`.
 
         Patterns may have wildcards; "growth" stands for the growth measurements, "costs" for the
-        micro-benchmarks.
+        micro-benchmarks, "doors" for what proofs and TLS cost.
         """
 
         patterns = tuple(patterns)
@@ -79,13 +81,22 @@ class Plan:
             cases=tuple(case for case in self.cases if is_wanted(case.id)),
             has_growth=self.has_growth and is_wanted("growth"),
             has_costs=self.has_costs and is_wanted("costs"),
+            has_doors=self.has_doors and is_wanted("doors"),
         )
 
 
 def full_plan() -> Plan:
     """Everything."""
     cases = (*all_sweeps(), *http_cases(), *ray_cases())
-    return Plan(cases, rounds=5, window_s=0.25, has_growth=True, has_costs=True, is_quick=False)
+    return Plan(
+        cases,
+        rounds=5,
+        window_s=0.25,
+        has_growth=True,
+        has_costs=True,
+        has_doors=True,
+        is_quick=False,
+    )
 
 
 def quick_plan() -> Plan:

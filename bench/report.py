@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from bench import lanes, pictures, stats
 from bench.costs import costs_of, without_costs
+from bench.doors import doors_of, without_doors
 from bench.lanes import Lane
 from bench.results import CaseResult, Run
 from bench.wording import METRICS, caveats, duration, facts, number, short
@@ -96,7 +97,9 @@ def write_report(run: Run, out_dir: Path) -> Path:
             "picture": shown(pictures.of_growth(places, group)),
             "rows": [(name, _growth_cells(series, places)) for name, series in group.items()],
         }
-        for places, group in pictures.growth_groups(without_costs(run.growth)).items()
+        for places, group in pictures.growth_groups(
+            without_doors(without_costs(run.growth))
+        ).items()
     ]
     costs = costs_of(run.growth)
     page = (
@@ -114,6 +117,7 @@ def write_report(run: Run, out_dir: Path) -> Path:
             costs=costs,
             parts=shown(pictures.of_parts(costs)),
             growth=growth,
+            doors=doors_of(run.growth),
             metrics=METRICS,
         )
     )

@@ -126,7 +126,8 @@ class Run:
         is_quick: Whether it was the short plan.
         cases: In the plan's order.
         growth: Rows of the growth measurements: name, x, value, unit. Those with a "part" and a
-            "side" beside are what the parts of a call cost, see `costs.py`.
+            "side" beside are what the parts of a call cost, see `costs.py`; those with a
+            "door", what proofs and TLS cost, see `doors.py`.
     """
 
     machine: dict[str, Any]

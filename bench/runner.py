@@ -31,6 +31,7 @@ __all__ = ["Watcher", "run_plan"]
 STOP_S = 30.0  # for a worker that was asked to end; Ray takes a few seconds of it
 SLOWEST = 3.0  # how much longer than planned a worker may take
 PATIENCE_S = 120.0  # and this on top
+DOORS = [sys.executable, "-m", "bench.doors"]
 GROWTH = [sys.executable, "-m", "bench.growth"]
 COSTS = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "bench/micro"]
 
@@ -61,13 +62,17 @@ def run_plan(
 
     Returns:
         The cases in the plan's order, each with a sample per round and contender, and the rows of
-        the growth measurements and of what the parts of a call cost.
+        the growth measurements, of the doors, and of what the parts of a call cost.
     """
     results = {case.id: CaseResult(case) for case in plan.cases}
     for group in groups(plan.cases):
         watcher.doing(f"{group.name}: starting")
         _run_group(group, plan, results, logs / f"{group.name}.log", watcher)
-    rows = _run_growth(logs / "growth.log", watcher) if plan.has_growth else []
+    rows: list[dict[str, Any]] = []
+    if plan.has_growth:
+        rows += _run_rows("growth", GROWTH, estimate.GROWTH_S, logs, watcher)
+    if plan.has_doors:
+        rows += _run_rows("doors", DOORS, estimate.DOORS_S, logs, watcher)
     if plan.has_costs:
         rows += _run_costs(logs / "costs.log", watcher)
     return list(results.values()), rows
@@ -114,20 +119,24 @@ def _fill(result: CaseResult, rounds: int, reason: str) -> None:
                 result.samples.append(Sample(contender, number, error=reason))
 
 
-def _run_growth(log: Path, watcher: Watcher) -> list[dict[str, Any]]:
+def _run_rows(
+    name: str, command: list[str], planned_s: float, logs: Path, watcher: Watcher
+) -> list[dict[str, Any]]:
+    """The rows that a program without Ray prints, one JSON object a line."""
     rows = []
-    watcher.doing("growth: picking, bookkeeping, connections")
-    limit_s = SLOWEST * estimate.GROWTH_S + PATIENCE_S
-    with _child(GROWTH, environment(os.environ, {}), log, limit_s) as child:
+    log = logs / f"{name}.log"
+    watcher.doing(f"{name}: starting")
+    limit_s = SLOWEST * planned_s + PATIENCE_S
+    with _child(command, environment(os.environ, {}), log, limit_s) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         child.stdin.close()
         for line in child.stdout:
             rows.append(json.loads(line))
-            watcher.doing(f"growth: {rows[-1]['name']}")
-    watcher.passed(estimate.GROWTH_S)
+            watcher.doing(f"{name}: {rows[-1]['name']}")
+    watcher.passed(planned_s)
     if child.returncode:
-        watcher.failed(f"growth: ended with status {child.returncode}, see {log.name}")
+        watcher.failed(f"{name}: ended with status {child.returncode}, see {log.name}")
     return rows
 
 

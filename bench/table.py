@@ -10,11 +10,19 @@ from rich.text import Text
 
 from bench import estimate, groups, stats
 from bench.contenders import OURS
+from bench.doors import doors_of
 from bench.plan import Plan
 from bench.results import CaseResult, Run
 from bench.wording import duration, number, short
 
-__all__ = ["LiveProgress", "case_table", "failures_table", "plan_table", "targets_table"]
+__all__ = [
+    "LiveProgress",
+    "case_table",
+    "doors_table",
+    "failures_table",
+    "plan_table",
+    "targets_table",
+]
 
 HEADINGS = {
     "calls_per_s": "calls/s",
@@ -119,11 +127,22 @@ def targets_table(run: Run) -> Table:
     return table
 
 
+def doors_table(run: Run) -> Table | None:
+    """What proofs and TLS cost; None if it was not measured."""
+    table = _table("Doors")
+    for heading in ("", "p50, 1 in flight", "100 in flight"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for door, cells in doors_of(run.growth).items():
+        table.add_row(door, *cells)
+    return table if table.row_count else None
+
+
 def plan_table(plan: Plan) -> Table:
     """The cases of a plan and how long they will take."""
     parts = [f"{len(plan.cases)} cases"]
     parts += ["growth"] if plan.has_growth else []
     parts += ["costs"] if plan.has_costs else []
+    parts += ["doors"] if plan.has_doors else []
     table = _table(f"{', '.join(parts)}: about {duration(groups.seconds(plan))}")
     table.caption = f"{plan.rounds} rounds, windows of {plan.window_s} s; starts of Ray included"
     for name in ("case", "x", "contenders", "targets", "seconds"):

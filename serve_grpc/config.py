@@ -39,6 +39,8 @@ class Settings:
         heartbeat_interval_s: Time between heartbeats of a session, in seconds
             (`SERVE_GRPC_HEARTBEAT_INTERVAL_S`). A replica silent for 2.75 intervals gets no new
             calls until it answers.
+        max_connections: Connections to a replica, and sessions on them
+            (`SERVE_GRPC_MAX_CONNECTIONS`).
         use_tls: Whether Ray, and so every session, speaks TLS (`RAY_USE_TLS`).
         serializers: Names of the only serializers that this process uses, as caller and as
             replica, in lower case; None means all (`SERVE_GRPC_SERIALIZERS`, separated by commas).
@@ -54,6 +56,7 @@ class Settings:
     stream_window_bytes: int = 1024 * 1024
     heartbeat_interval_s: float = 1.0
     serializers: frozenset[str] | None = None
+    max_connections: int = 2048
     use_tls: bool = False
     tls_cert_path: str = ""
     tls_key_path: str = ""
@@ -86,6 +89,9 @@ class Settings:
                 3600,
             ),
             serializers=_names(environ, "SERVE_GRPC_SERIALIZERS"),
+            max_connections=_number(
+                environ, "SERVE_GRPC_MAX_CONNECTIONS", int, cls.max_connections, 1, 10**6
+            ),
             use_tls=environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"),
             tls_cert_path=environ.get("RAY_TLS_SERVER_CERT", ""),
             tls_key_path=environ.get("RAY_TLS_SERVER_KEY", ""),

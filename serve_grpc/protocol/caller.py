@@ -24,11 +24,13 @@ from serve_grpc._generated.replica_pb2 import (
 from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope, RequestFields
+from serve_grpc.protocol.flow import GrantedCredit
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.keyring import key_id
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
+    MAX_FRAMES,
     MAX_TEMPLATES,
     MAX_UNFINISHED_PAYLOADS,
     Assembler,
@@ -133,6 +135,7 @@ class CallerSession(Generic[CallT]):
         self._next_id = 1
         # Of each call whose request frame was queued: which one it is, and in which message.
         self._queued: dict[int, tuple[int, int]] = {}
+        self._credit = GrantedCredit()
         self._requests_queued = 0
         self.state = SessionState.HELLO
         self.outbox: Outbox[CallerBatch] = Outbox(CallerBatch)
@@ -169,6 +172,8 @@ class CallerSession(Generic[CallT]):
         call_id = self._next_id
         self._next_id += 1
         self.calls[call_id] = call
+        if fields.envelope.stream:
+            self._credit.open(call_id, fields.credit_items, fields.credit_bytes)
         payload = fields.payload
         if len(payload) <= INLINE_BYTES:
             self._add_request(call_id, fields, joined(payload))
@@ -228,17 +233,15 @@ class CallerSession(Generic[CallT]):
 
     def cancel(self, call_id: int) -> None:
         """Give a call up; no event of it will follow."""
-        if self.calls.pop(call_id, None) is None:
+        if self._end(call_id) is None:
             return
-        self._assembler.discard(call_id)
-        self.outbox.drop_large(call_id)
-        self._queued.pop(call_id, None)
         self.outbox.batch.cancels.append(call_id)
         self.outbox.added()
 
     def grant(self, call_id: int, items: int, bytes_: int) -> None:
         """Let the replica send more of a stream; ignored once the call is over."""
         if call_id in self.calls:
+            self._credit.grant(call_id, items, bytes_)
             self.outbox.batch.credits.add(id=call_id, items=items, bytes=bytes_)
             self.outbox.added()
 
@@ -275,6 +278,8 @@ class CallerSession(Generic[CallT]):
             elif number == _ONGOING:
                 received.ongoing = value
             elif number == _REJECTED:
+                if len(value) > MAX_FRAMES:  # they are packed, many in one field
+                    raise WireError(f"over {MAX_FRAMES} rejections in one message")
                 calls = (self._end(call_id) for call_id in value)
                 received.rejected = [call for call in calls if call is not None]
             elif number == _PONG:
@@ -309,6 +314,8 @@ class CallerSession(Generic[CallT]):
                 event = CallEvent(call, CallEventKind.TOO_LARGE, str(overflow.size).encode(), None)
                 received.events.append(event)
                 return
+            if kind == _ITEM and not self._credit.spend(call_id, len(payload)):
+                raise WireError(f"an item of call {call_id} without credit")
         elif kind == _ERROR:
             error = reply.error if reply.HasField("error") else self._large_error(call_id, reply)
         if kind != _ITEM:
@@ -330,6 +337,7 @@ class CallerSession(Generic[CallT]):
 
     def _end(self, call_id: int) -> CallT | None:
         self._assembler.discard(call_id)
+        self._credit.close(call_id)
         self.outbox.drop_large(call_id)
         self._queued.pop(call_id, None)
         return self.calls.pop(call_id, None)

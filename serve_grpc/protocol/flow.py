@@ -7,7 +7,7 @@ any of both is left, so one larger than the window still passes, alone.
 
 from __future__ import annotations
 
-__all__ = ["ConsumerWindow", "ProducerWindow"]
+__all__ = ["ConsumerWindow", "GrantedCredit", "ProducerWindow"]
 
 
 class ProducerWindow:
@@ -59,3 +59,34 @@ class ConsumerWindow:
         due = self._items, self._bytes
         self._items = self._bytes = 0
         return due
+
+
+class GrantedCredit:
+    """What the caller has granted to each stream of a session, so that a replica cannot take more.
+
+    Invariant: counted when it is queued, so it is never less than the replica knows of.
+    """
+
+    def __init__(self) -> None:
+        self._windows: dict[int, ProducerWindow] = {}
+
+    def open(self, call_id: int, items: int, bytes_: int) -> None:
+        """Begin a stream with its first credit."""
+        self._windows[call_id] = ProducerWindow(items, bytes_)
+
+    def grant(self, call_id: int, items: int, bytes_: int) -> None:
+        """Add to a stream that is open."""
+        self._windows[call_id].grant(items, bytes_)
+
+    def spend(self, call_id: int, bytes_: int) -> bool:
+        """Count one item of a call; False if it is no stream, or has no credit left."""
+        window = self._windows.get(call_id)
+        if window is None or not window.is_open:
+            return False
+        window.spend(bytes_)
+        return True
+
+    def close(self, call_id: int) -> None:
+        """End a stream; nothing happens for calls of another kind."""
+        if self._windows:
+            self._windows.pop(call_id, None)

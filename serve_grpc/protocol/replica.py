@@ -8,7 +8,7 @@ dropped, so a late reply never reaches a stranger.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from serve_grpc._generated.replica_pb2 import (
@@ -30,6 +30,9 @@ from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.status import shortened
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
+    MAX_FRAMES,
+    MAX_HANDSHAKE_BYTES,
+    MAX_TEMPLATE_BYTES,
     MAX_TEMPLATES,
     MAX_UNFINISHED_PAYLOADS,
     Assembler,
@@ -126,8 +129,11 @@ class ReplicaSession:
         Raises:
             WireError: The peer broke the protocol; the session is over.
         """
+        is_proven = self.state is not SessionState.HELLO and self.state is not SessionState.PROOF
+        if not is_proven and len(data) > MAX_HANDSHAKE_BYTES:
+            raise WireError(f"a message of {len(data)} bytes before the proof")
         batch, fragments = decode_batch(CallerBatch, data)
-        if self.state in (SessionState.HELLO, SessionState.PROOF):
+        if not is_proven:
             return self._handshake(batch)
         arrival = Arrival()
         if self.state is SessionState.OPEN:  # while draining, no request will own them
@@ -158,6 +164,8 @@ class ReplicaSession:
     def _define(self, template: Template) -> None:
         if len(self._templates) >= MAX_TEMPLATES and template.number not in self._templates:
             raise WireError(f"more than {MAX_TEMPLATES} templates")
+        if template.ByteSize() > MAX_TEMPLATE_BYTES:
+            raise WireError(f"a template of more than {MAX_TEMPLATE_BYTES} bytes")
         self._templates[template.number] = Envelope(
             template.method,
             template.request_serializer,
@@ -167,7 +175,9 @@ class ReplicaSession:
             template.app_name,
         )
 
-    def _on_cancels(self, call_ids: Iterable[int], arrival: Arrival) -> None:
+    def _on_cancels(self, call_ids: Collection[int], arrival: Arrival) -> None:
+        if len(call_ids) > MAX_FRAMES:  # they are packed, many in one field
+            raise WireError(f"over {MAX_FRAMES} cancels in one message")
         for call_id in call_ids:
             self._assembler.discard(call_id)
             if call_id in self.ongoing_ids:

@@ -19,8 +19,12 @@ __all__ = [
     "BATCH_BYTES",
     "FRAGMENT_BYTES",
     "INLINE_BYTES",
+    "MAX_BATCH_BYTES",
+    "MAX_FRAMES",
+    "MAX_HANDSHAKE_BYTES",
     "MAX_INTERLEAVED",
     "MAX_TEMPLATES",
+    "MAX_TEMPLATE_BYTES",
     "MAX_UNFINISHED_PAYLOADS",
     "Assembler",
     "PayloadOverflow",
@@ -39,14 +43,27 @@ HAND_DECODE_BYTES = 2 * INLINE_BYTES
 """Messages above this size may hold fragments worth keeping out of protobuf objects."""
 FRAME_OVERHEAD_BYTES = 96
 """What a frame adds to its payload, for the estimate of a batch's size."""
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+"""Largest message of a session; ours are far below, other peers may send payloads inline."""
+MAX_FRAMES = HAND_DECODE_BYTES // 2
+"""Frames in one message. A frame takes two bytes at least, so small messages need no count."""
+MAX_FRAGMENT_FIELDS = 16
+"""Fields of one fragment; version 1 has two."""
+MAX_HANDSHAKE_BYTES = 64 * 1024
+"""Largest message of a peer that has not proved itself."""
 MAX_TEMPLATES = 1024
 """Envelopes a session remembers; after that, their numbers are given out anew."""
+MAX_TEMPLATE_BYTES = 64 * 1024
+"""Largest envelope that a session remembers."""
 MAX_INTERLEAVED = 8
 """Large payloads that leave side by side; the next one starts when one of them is out."""
 MAX_UNFINISHED_PAYLOADS = 2 * MAX_INTERLEAVED
 """Unfinished payloads of the largest size that one side of a session holds for the other."""
 MAX_UNFINISHED_IDS = 4096
 """Ids with unfinished payloads of any size that one side of a session holds."""
+BYTES_PER_PIECE = 1024
+"""Unfinished payloads in smaller pieces than these, on average, are held up to a lower limit: a
+piece costs memory of its own."""
 
 _FRAGMENTS_TAG = 4 << 3 | 2  # field `fragments` of both batches, length-delimited
 _ID_TAG = 1 << 3
@@ -106,8 +123,10 @@ def decode_batch(
         repeats them and is not to be read.
 
     Raises:
-        WireError: The bytes are not a batch of this kind.
+        WireError: The bytes are not a batch of this kind, or over a limit.
     """
+    if len(data) > MAX_BATCH_BYTES:
+        raise WireError(f"a message of {len(data)} bytes, over {MAX_BATCH_BYTES}")
     try:
         if len(data) <= HAND_DECODE_BYTES:
             batch = kind.FromString(data)
@@ -124,12 +143,16 @@ def _split_fragments(data: memoryview) -> tuple[bytes, list[tuple[int, bytes | m
     rest: list[memoryview] = []
     position = 0
     while position < len(data):
+        if len(fragments) + len(rest) >= MAX_FRAMES:
+            raise WireError(f"over {MAX_FRAMES} frames in one message")
         start = position
         tag, position = _read_varint(data, position)
         end = _skip_field(data, tag, position)
         if tag == _FRAGMENTS_TAG:
             _, position = _read_varint(data, position)
-            fragments.append(_read_fragment(data[position:end]))
+            call_id, part = _read_fragment(data[position:end])
+            # A view keeps the whole message in memory: a small one would keep more than it holds.
+            fragments.append((call_id, part if 2 * len(part) >= len(data) else bytes(part)))
         else:
             rest.append(data[start:end])
         position = end
@@ -137,8 +160,11 @@ def _split_fragments(data: memoryview) -> tuple[bytes, list[tuple[int, bytes | m
 
 
 def _read_fragment(data: memoryview) -> tuple[int, memoryview]:
-    call_id, payload, position = 0, data[:0], 0
+    call_id, payload, position, fields = 0, data[:0], 0, 0
     while position < len(data):
+        fields += 1
+        if fields > MAX_FRAGMENT_FIELDS:
+            raise WireError(f"over {MAX_FRAGMENT_FIELDS} fields in a fragment")
         tag, position = _read_varint(data, position)
         if tag == _ID_TAG:
             call_id, position = _read_varint(data, position)
@@ -177,6 +203,8 @@ class Assembler:
     def __init__(self, max_payload_bytes: int, max_total_bytes: int) -> None:
         self._max_payload_bytes = max_payload_bytes
         self._max_total_bytes = max_total_bytes
+        self._max_pieces = MAX_UNFINISHED_IDS + max_total_bytes // BYTES_PER_PIECE
+        self._pieces = 0
         self._parts: dict[int, list[bytes | memoryview]] = {}
         self._sizes: dict[int, int] = {}
         self.total_bytes = 0
@@ -196,6 +224,11 @@ class Assembler:
         if size > self._max_payload_bytes:
             self._forget_parts(call_id)
             return
+        if not data:
+            return
+        self._pieces += 1
+        if self._pieces > self._max_pieces:
+            raise WireError(f"unfinished payloads in over {self._max_pieces} pieces")
         self._parts.setdefault(call_id, []).append(data)
         self.total_bytes += len(data)
         if self.total_bytes > self._max_total_bytes:
@@ -227,9 +260,10 @@ class Assembler:
         """Drop everything held."""
         self._parts.clear()
         self._sizes.clear()
-        self.total_bytes = 0
+        self.total_bytes = self._pieces = 0
 
     def _forget_parts(self, call_id: int) -> list[bytes | memoryview]:
         parts = self._parts.pop(call_id, [])
+        self._pieces -= len(parts)
         self.total_bytes -= sum(map(len, parts))
         return parts

@@ -8,10 +8,11 @@ in turn, when a slot is free. Invariant: each admitted invocation holds one slot
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from serve_grpc._generated.replica_pb2 import Error, Reply, RequestContext
 from serve_grpc._serve.replicas import ReplicaAccess
@@ -24,9 +25,10 @@ from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol.replica import Arrival, InboundRequest
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.executor import Executor
+from serve_grpc.replica.gates import ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
-from serve_grpc.transport.server import PlainCall, SessionStream
+from serve_grpc.transport.server import MAX_QUEUED_REPLY_BYTES, PlainCall, SessionStream
 
 __all__ = ["ReplicaDispatcher"]
 
@@ -36,16 +38,45 @@ _RESULT, _ITEM, _END = Reply.RESULT, Reply.ITEM, Reply.END
 
 
 class _SessionSink:
-    """Sends outputs back on a session. `running` holds the session's invocations."""
+    """Sends outputs back on a session. `running` holds the session's invocations.
 
-    def __init__(self, stream: SessionStream) -> None:
+    Its streams are held, whatever credit their caller granted, while the caller leaves its replies
+    unread: `hold` is told which, and whether to hold them or let them go on.
+    """
+
+    def __init__(
+        self, stream: SessionStream, hold: Callable[[list[Invocation], bool], None]
+    ) -> None:
         self._stream = stream
+        self._hold = hold
+        self._waiting_for_room: asyncio.Task[None] | None = None
         self.running: dict[int, Invocation] = {}
 
+    @property
+    def is_full(self) -> bool:
+        """Whether streams are held."""
+        return self._waiting_for_room is not None
+
     def item(self, invocation: Invocation, payload: Payload) -> None:
-        self._stream.session.reply(invocation.call_id, _ITEM, payload)
+        session = self._stream.session
+        session.reply(invocation.call_id, _ITEM, payload)
         self._stream.traffic.frames_sent += 1
         self._stream.kick()
+        if session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES) and not self.is_full:
+            self._hold(self._streams(), True)
+            self._waiting_for_room = asyncio.get_running_loop().create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        await self._stream.wait_room()
+        self._waiting_for_room = None
+        self._hold(self._streams(), False)
+
+    def _streams(self) -> list[Invocation]:
+        return [invocation for invocation in self.running.values() if invocation.is_stream]
+
+    def close(self) -> None:
+        if self._waiting_for_room is not None:
+            self._waiting_for_room.cancel()
 
     def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
         self.running.pop(invocation.call_id, None)
@@ -129,7 +160,7 @@ class ReplicaDispatcher:
         sink = self._sinks.get(stream)
         if arrival.requests:
             if sink is None:
-                sink = self._sinks[stream] = _SessionSink(stream)
+                sink = self._sinks[stream] = _SessionSink(stream, self._hold)
             self._start(stream, sink, arrival.requests)
         if sink is None:
             return
@@ -161,6 +192,7 @@ class ReplicaDispatcher:
             invocation = _from_session(sink, inbound)
             if self._is_tracing or inbound.request.HasField("context"):
                 invocation.scope = Scope(inbound.request.context)
+            invocation.is_held = sink.is_full
             sink.running[inbound.id] = invocation
             admitted.append(invocation)
         if admitted:
@@ -171,7 +203,11 @@ class ReplicaDispatcher:
         self._turned_away.pop(stream, None)
         sink = self._sinks.pop(stream, None)
         if sink is not None:
+            sink.close()
             self._cancel([sink.running[i] for i in call_ids if i in sink.running])
+
+    def _hold(self, streams: list[Invocation], is_held: bool) -> None:
+        self._to_user.run(self._executor.hold, streams, is_held)
 
     def _cancel(self, invocations: Iterable[Invocation]) -> None:
         for invocation in invocations:
@@ -219,7 +255,7 @@ class ReplicaDispatcher:
 
     def on_item(self, invocation: Invocation, payload: Payload) -> None:
         """One item; from any thread."""
-        self._to_main.run(invocation.sink.item, invocation, payload)
+        self._to_main.run(_place, invocation, payload)
 
     def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
         """The end; from the user's loop."""
@@ -239,6 +275,13 @@ class ReplicaDispatcher:
             status=outcome.status,
             exception_type=outcome.exception_type,
         )
+
+
+def _place(invocation: Invocation, payload: Payload) -> None:
+    invocation.sink.item(invocation, payload)
+    gate = invocation.gate
+    if isinstance(gate, ThreadGate):
+        gate.placed(len(payload))
 
 
 def _deadline_s(timeout_s: float | None) -> float | None:

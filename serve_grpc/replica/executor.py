@@ -114,6 +114,13 @@ class Executor:
         if invocation.gate is not None:
             invocation.gate.grant(items, bytes_)
 
+    def hold(self, invocations: list[Invocation], is_held: bool) -> None:
+        """Let streams wait whatever their credit, or go on."""
+        for invocation in invocations:
+            invocation.is_held = is_held
+            if invocation.gate is not None:
+                invocation.gate.hold(is_held)
+
     # ------------------------------------------------------------ one invocation
 
     async def _run(self, invocation: Invocation) -> None:
@@ -253,7 +260,7 @@ class Executor:
         if inspect.iscoroutine(result):
             result = await result
         items = _as_async_iterator(result, method)
-        gate = invocation.gate = LoopGate(*invocation.credit)
+        gate = invocation.gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
         try:
             sent = 0
             async for item in items:
@@ -280,7 +287,7 @@ class Executor:
     ) -> None:
         # The whole generator runs in one thread, as Serve does it; the thread sleeps while there
         # is no credit, and stops at its next item once the call is cancelled.
-        gate = invocation.gate = ThreadGate(*invocation.credit)
+        gate = invocation.gate = ThreadGate(*invocation.credit, is_held=invocation.is_held)
 
         def produce() -> None:
             result = method.function(*args, **kwargs)

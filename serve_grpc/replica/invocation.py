@@ -41,6 +41,7 @@ class Invocation:
 
     Attributes:
         scope: Trace and other context that it carried; None without, where nothing is traced.
+        is_held: Whether its stream waits until the caller has read more of its replies.
         has_started: Whether the user's code was called.
         is_running: Whether the task has begun, so that cancelling it reaches its code.
         is_over: Whether its outcome was given.
@@ -64,6 +65,7 @@ class Invocation:
     scope: Scope | None = None
     gate: LoopGate | ThreadGate | None = None
     task: asyncio.Task[None] | None = None
+    is_held: bool = False
     has_started: bool = False
     is_running: bool = False
     is_over: bool = False

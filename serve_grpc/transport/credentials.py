@@ -10,18 +10,34 @@ import grpc
 
 from serve_grpc.config import Settings
 
-__all__ = ["bind", "channel_options", "open_channel", "server_options"]
+__all__ = ["bind", "channel_options", "largest_message", "open_channel", "server_options"]
 
-# What each option is for, and which ones were found to matter: docs/decisions/0004-grpc-options.md.
+# What each option is for, and which ones were found to matter: docs/decisions/0004-grpc-options.md
+# and, for the limits, 0014-limits-against-hostile-peers.md.
 KEEPALIVE_MS = 5_000
 PING_TIMEOUT_MS = 3_000
 SESSION_MESSAGE_BYTES = 4 * 1024 * 1024
 """No batch comes near this: 64 KiB of frames and 512 KiB of fragments."""
+METADATA_BYTES = 16 * 1024
+HANDSHAKE_TIMEOUT_MS = 10_000
+"""For TCP, TLS and HTTP/2 together; the session's own handshake has as long again."""
+MAX_IDLE_MS = 60_000
+"""Of a connection without any call; a session is a call."""
+MAX_STREAMS = 1_000
+
+_BOTH_SIDES = [
+    # Nobody here compresses; before grpcio 1.8x a bomb was inflated before its size was looked at.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    # With two different values, gRPC refuses by chance in between.
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", METADATA_BYTES),
+]
 
 
 def channel_options() -> list[tuple[str, int]]:
     """Options of a caller's channel."""
     return [
+        *_BOTH_SIDES,
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         # This one closes a silent connection; but a ping waits behind a write that the network does
         # not take, and then only TCP_USER_TIMEOUT helps, which C-core sets to keepalive_timeout_ms.
@@ -39,15 +55,22 @@ def channel_options() -> list[tuple[str, int]]:
     ]
 
 
-def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """Options of a replica's server.
+def largest_message(settings: Settings) -> int:
+    """Bytes of the largest message a replica takes: a plain call has its payload in one, beside
+    its envelope."""
+    return min(max(SESSION_MESSAGE_BYTES, settings.max_message_bytes + 64 * 1024), 2**31 - 1)
 
-    Args:
-        max_message_bytes: Largest payload; a plain call carries it in one message, beside its
-            envelope.
-    """
-    largest = max(SESSION_MESSAGE_BYTES, max_message_bytes + 64 * 1024)
+
+def server_options(settings: Settings) -> list[tuple[str, int]]:
+    """Options of a replica's server."""
     return [
+        *_BOTH_SIDES,
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_connection_idle_ms", MAX_IDLE_MS),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
+        # Else a refusal is held back for 0.1 to 1 s, and with it what was sent.
+        ("grpc.http.tarpit", 0),
         # Two servers on one port would share its connections between them.
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
@@ -58,8 +81,8 @@ def server_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.max_receive_message_length", min(largest, 2**31 - 1)),
-        ("grpc.max_send_message_length", min(largest, 2**31 - 1)),
+        ("grpc.max_receive_message_length", largest_message(settings)),
+        ("grpc.max_send_message_length", largest_message(settings)),
     ]
 
 

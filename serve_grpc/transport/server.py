@@ -11,46 +11,40 @@ import asyncio
 import os
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest, Error, Refusal
+from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest, Refusal
 from serve_grpc.config import Settings
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.protocol.replica import Arrival, ReplicaSession
-from serve_grpc.protocol.status import shortened
-from serve_grpc.protocol.wire import WireError
-from serve_grpc.transport.credentials import bind, server_options
+from serve_grpc.protocol.wire import MAX_BATCH_BYTES, WireError
+from serve_grpc.transport.credentials import bind, largest_message, server_options
+from serve_grpc.transport.doorstep import HANDSHAKE_TIMEOUT_S, Doorstep
+from serve_grpc.transport.ending import Ending
 from serve_grpc.transport.membership import UNAUTHENTICATED, Membership, SignedMetadata
+from serve_grpc.transport.plain_call import PlainCall, abort
 from serve_grpc.transport.secrets import ClusterSecrets
+from serve_grpc.transport.silence import Listener
 from serve_grpc.transport.stream import Writer
 from serve_grpc.transport.traffic import Traffic
 
-__all__ = ["Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
+__all__ = ["MAX_QUEUED_REPLY_BYTES", "Dispatcher", "PlainCall", "ReplicaServer", "SessionStream"]
 
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
-ERROR_KEY = "serve-grpc-error-bin"
 TRACE_KEYS = ("traceparent", "tracestate")
-HANDSHAKE_TIMEOUT_S = 10.0
+MAX_SILENCE_S = 300.0
+SILENT_HEARTBEATS = 60
+"""A session whose caller says nothing for so long, or so many of its heartbeats, is ended."""
+MAX_OTHER_CALLS = 2048
+"""Calls on their way through all doors beside sessions, strangers among them."""
 MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
-"""A session whose caller does not read its replies gets no further request read; replies that are
-themselves of this order are allowed a few (`Outbox.is_clogged`)."""
-
-_STATUS = {
-    Error.INTERNAL: grpc.StatusCode.INTERNAL,
-    Error.USER_EXCEPTION: grpc.StatusCode.UNKNOWN,
-    Error.SERIALIZATION: grpc.StatusCode.INVALID_ARGUMENT,
-    Error.MESSAGE_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Error.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
-    Error.CANCELLED: grpc.StatusCode.CANCELLED,
-    Error.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    Error.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    Error.DRAINING: grpc.StatusCode.UNAVAILABLE,
-}
+"""A session whose caller does not read its replies gets no further request read, and its streams
+are held; replies that are themselves of this order are allowed a few (`Outbox.is_clogged`)."""
 
 
 class Dispatcher(Protocol):
@@ -79,7 +73,8 @@ class SessionStream:
     """I/O of one session on the replica's side.
 
     `traffic` is shared with the server's other sessions; whoever replies counts the frames sent.
-    `reread_secrets` is awaited when the caller holds a secret that is not known.
+    `reread_secrets` is awaited when the caller holds a secret that is not known; `doorstep` is where
+    it is until it has proved itself.
     """
 
     def __init__(
@@ -88,10 +83,14 @@ class SessionStream:
         context: Any,
         dispatcher: Dispatcher,
         traffic: Traffic | None = None,
+        doorstep: Doorstep | None = None,
+        max_silence_s: float = MAX_SILENCE_S,
         reread_secrets: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.session = session
         self.traffic = traffic or Traffic()
+        self._doorstep = Doorstep(MAX_BATCH_BYTES) if doorstep is None else doorstep
+        self._max_silence_s = max_silence_s
         self._reread_secrets = reread_secrets
         self._context = context
         self._dispatcher = dispatcher
@@ -108,16 +107,20 @@ class SessionStream:
 
     async def run(self) -> None:
         """Read until the caller leaves or breaks the protocol."""
+        async with Ending(self._context) as ending:
+            await self._run(ending)
+
+    async def _run(self, ending: Ending) -> None:
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        # Cancelling a pending read() leaks in grpc.aio; cancelling the handler ends the call.
-        timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
+        task = ending.task
+        visit = await self._doorstep.enter(ending)
+        listener = Listener(ending, self._max_silence_s)
         writing = loop.create_task(self._writer.run())
         # A stream without a writer has no use; the handler ends with it.
         writing.add_done_callback(lambda done: None if done.cancelled() else task.cancel())
         try:
             while (message := await self._context.read()) is not grpc.aio.EOF:
+                listener.messages += 1
                 self.traffic.messages_received += 1
                 self.traffic.bytes_received += len(message)
                 try:
@@ -131,63 +134,37 @@ class SessionStream:
                 if arrival.refused:
                     # By the writer: a write of its own that is cancelled would still be under way,
                     # and gRPC takes one at a time; it would never send the end of the call.
-                    timeout.cancel()
-                    timeout = loop.call_later(HANDSHAKE_TIMEOUT_S, task.cancel)
+                    late = loop.call_later(
+                        HANDSHAKE_TIMEOUT_S, ending.end, "the refusal was not read"
+                    )
                     self._writer.kick()
-                    await self._writer.wait_below(0)
+                    try:
+                        await self._writer.wait_below(0)
+                    finally:
+                        late.cancel()
                     return
                 if self.session.state is SessionState.OPEN:
-                    timeout.cancel()
+                    visit.leave()
                 self.traffic.frames_received += len(arrival.requests)
                 self._dispatcher.on_arrival(self, arrival)
                 if self.session.outbox.queued_bytes:
                     self._writer.kick()
-                while self.session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES):
-                    await self._writer.wait_below(self.session.outbox.queued_bytes // 2)
+                if self.session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES):
+                    await self.wait_room()
         finally:
-            timeout.cancel()
+            visit.leave()
+            listener.close()
             self._dispatcher.on_session_closed(self, self.session.close())
             await _stop(writing)
+
+    async def wait_room(self) -> None:
+        """Return once the caller has read enough of its replies."""
+        while self.session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES):
+            await self._writer.wait_below(self.session.outbox.queued_bytes // 2)
 
     async def wait_flushed(self) -> None:
         """Return once everything queued is written."""
         await self._writer.wait_below(0)
-
-
-class PlainCall:
-    """One request through `Call` or `CallStream`.
-
-    Attributes:
-        trace: W3C trace context of the caller's span, as its metadata had it.
-    """
-
-    def __init__(
-        self,
-        request: CallRequest,
-        *,
-        is_stream: bool,
-        timeout_s: float | None,
-        trace: dict[str, str],
-    ) -> None:
-        self.request = request
-        self.is_stream = is_stream
-        self.timeout_s = timeout_s
-        self.trace = trace
-        self._outputs: asyncio.Queue[bytes | Error | None] = asyncio.Queue()
-        self.on_taken: Callable[[int], None] | None = None
-        """Called with the size of each item that was written, to grant the producer more."""
-
-    def put(self, payload: bytes) -> None:
-        """One result or item."""
-        self._outputs.put_nowait(payload)
-
-    def end(self, error: Error | None = None) -> None:
-        """Nothing follows, because of `error` or because all is said."""
-        self._outputs.put_nowait(error)
-
-    async def next(self) -> bytes | Error | None:
-        """The next output; an Error or None is the last."""
-        return await self._outputs.get()
 
 
 class ReplicaServer:
@@ -217,10 +194,13 @@ class ReplicaServer:
         self._membership = Membership(secrets, replica_id)
         self._streams: set[SessionStream] = set()
         self.traffic = Traffic()
+        self._doorstep = Doorstep(largest_message(settings))
+        self._max_silence_s = max(MAX_SILENCE_S, SILENT_HEARTBEATS * settings.heartbeat_interval_s)
         self._epochs = 0
         self._is_draining = False
         self._server = grpc.aio.server(
-            options=server_options(settings.max_message_bytes),
+            options=server_options(settings),
+            maximum_concurrent_rpcs=settings.max_connections + MAX_OTHER_CALLS,
             interceptors=[SignedMetadata(self._membership, SERVICE)],
         )
         self._health = health.aio.HealthServicer()
@@ -240,8 +220,9 @@ class ReplicaServer:
                 grpc.method_handlers_generic_handler(
                     SERVICE,
                     {
-                        "Call": grpc.unary_unary_rpc_method_handler(self._call),
-                        "CallStream": grpc.unary_stream_rpc_method_handler(self._call_stream),
+                        # Read by hand, so that a request is read only when there is room for it.
+                        "Call": grpc.stream_unary_rpc_method_handler(self._call),
+                        "CallStream": grpc.stream_stream_rpc_method_handler(self._call_stream),
                         "Session": grpc.stream_stream_rpc_method_handler(self._session),
                     },
                 ),
@@ -301,6 +282,9 @@ class ReplicaServer:
     # ------------------------------------------------------------ the doors
 
     async def _session(self, _: object, context: Any) -> None:
+        if len(self._streams) - self._doorstep.strangers >= self._settings.max_connections:
+            text = f"SERVE_GRPC_MAX_CONNECTIONS={self._settings.max_connections} sessions are open"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         await self._secrets.fresh()
         self._epochs += 1
         session = ReplicaSession(
@@ -312,7 +296,13 @@ class ReplicaServer:
             max_message_bytes=self._settings.max_message_bytes,
         )
         stream = SessionStream(
-            session, context, self._dispatcher, self.traffic, self._secrets.reread
+            session,
+            context,
+            self._dispatcher,
+            self.traffic,
+            self._doorstep,
+            self._max_silence_s,
+            self._secrets.reread,
         )
         if self._is_draining:
             session.refuse(Refusal.DRAINING, "the replica is shutting down")
@@ -324,30 +314,38 @@ class ReplicaServer:
         finally:
             self._streams.discard(stream)
 
-    async def _call(self, data: bytes, context: Any) -> bytes:
-        call = await self._open_plain(data, context, is_stream=False)
+    async def _call(self, _: object, context: Any) -> bytes:
+        call = await self._open_plain(context, is_stream=False)
         try:
             output = await call.next()
             if isinstance(output, bytes):
                 return _reply(output)
             assert output is not None, "a unary call ends with a result or an error"
-            await _abort(context, output)
+            await abort(context, output)
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
-    async def _call_stream(self, data: bytes, context: Any) -> None:
-        call = await self._open_plain(data, context, is_stream=True)
+    async def _call_stream(self, _: object, context: Any) -> None:
+        call = await self._open_plain(context, is_stream=True)
         try:
             while isinstance(output := await call.next(), bytes):
                 await context.write(_reply(output))
                 if call.on_taken is not None:
                     call.on_taken(len(output))
             if output is not None:
-                await _abort(context, output)
+                await abort(context, output)
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
-    async def _open_plain(self, data: bytes, context: Any, *, is_stream: bool) -> PlainCall:
+    async def _open_plain(self, context: Any, *, is_stream: bool) -> PlainCall:
+        async with Ending(context) as ending:
+            visit = await self._doorstep.enter(ending)
+            try:
+                data = await context.read()
+            finally:
+                visit.leave()
+        if data is grpc.aio.EOF:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call has one request")
         method = f"/{SERVICE}/{'CallStream' if is_stream else 'Call'}"
         metadata = context.invocation_metadata()
         if not await self._membership.is_proven(metadata, method, data):
@@ -366,14 +364,6 @@ class ReplicaServer:
 async def _stop(writing: asyncio.Task[None]) -> None:
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
-
-
-async def _abort(context: Any, error: Error) -> NoReturn:
-    details = f"{error.type_name}: {error.message}" if error.type_name else error.message
-    # gRPC takes 8 KiB of metadata.
-    trailer = ((ERROR_KEY, shortened(error).SerializeToString()),)
-    await context.abort(_STATUS[error.code], details[:1024], trailing_metadata=trailer)
-    raise AssertionError("abort raises")
 
 
 def _reply(payload: bytes) -> bytes:

@@ -64,8 +64,9 @@ def open_pair(limit: int = LIMIT) -> tuple[CallerSession[Any], ReplicaSession]:
 
 
 def fields(payload: bytes = b"", envelope: Envelope = UNARY, **changes: Any) -> RequestFields:
-    """What one request says."""
-    return RequestFields(envelope, payload, **{"request_id": "request", **changes})
+    """What one request says; a stream has credit enough for any test."""
+    credit = {"credit_items": 2**31, "credit_bytes": 2**31} if envelope.stream else {}
+    return RequestFields(envelope, payload, **{"request_id": "request", **credit, **changes})
 
 
 def drain_into(outbox: Outbox[Any], receive: Callable[[bytes], Any]) -> list[Any]:

@@ -140,6 +140,13 @@ def test_growth_and_costs_are_shown(page: Page) -> None:
         assert words in page.text
 
 
+def test_what_the_doors_cost_is_shown(page: Page, tmp_path: Path) -> None:
+    docs = write_docs(new_run(only="replicas"), tmp_path).read_text()
+    for words in ("session, mutual TLS", "0.45 ms", "23,456 calls/s"):
+        assert words in page.text
+        assert words in docs
+
+
 def test_one_round_and_no_numbers_at_all_still_give_a_page(tmp_path: Path) -> None:
     run = new_run(rounds=1, only="replicas", growth=[], is_quick=True, commit="0123+dirty")
     failed = [Sample(name, 0, error="TimeoutError") for name in run.cases[0].case.contenders]

@@ -201,6 +201,7 @@ def test_patterns_choose_cases() -> None:
     assert {case.sweep for case in plan.only(["flight/*/100"]).cases} == {"in-flight"}
     assert plan.only(["growth"]).has_growth
     assert plan.only(["costs"]).has_costs
+    assert plan.only(["doors"]).has_doors
     assert plan.only(["no such thing"]).is_empty
 
 
