@@ -73,8 +73,8 @@ class SessionStream:
     """I/O of one session on the replica's side.
 
     `traffic` is shared with the server's other sessions; whoever replies counts the frames sent.
-    `reread_secrets` is awaited when the caller holds a secret that is not known; `doorstep` is where
-    it is until it has proved itself.
+    `doorstep` is where the caller is until it has proved itself. `reread_secrets` is awaited when
+    it holds a secret that is not known.
     """
 
     def __init__(

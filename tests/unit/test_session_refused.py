@@ -26,6 +26,7 @@ class Context:
         self.may_write = asyncio.Event()
         self.is_writing = False
         self.written: list[bytes] = []
+        self.aborted = ""
 
     async def read(self) -> Any:
         await asyncio.sleep(0)
@@ -38,6 +39,10 @@ class Context:
         await self.may_write.wait()
         self.is_writing = False
         self.written.append(message)
+
+    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.aborted = details
+        raise grpc.aio.AbortError(details)
 
 
 def new_stream(context: Context) -> SessionStream:
@@ -64,7 +69,9 @@ def test_a_peer_that_never_reads_its_refusal_is_left(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(server_module, "HANDSHAKE_TIMEOUT_S", 0.05)
 
     async def main() -> None:
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(asyncio.shield(new_stream(Context()).run()), 5)
+        context = Context()
+        with pytest.raises(grpc.aio.AbortError):
+            await asyncio.wait_for(asyncio.shield(new_stream(context).run()), 5)
+        assert context.aborted == "the refusal was not read"
 
     asyncio.run(main())
