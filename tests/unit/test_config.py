@@ -60,6 +60,7 @@ def test_defaults_are_those_of_ray_serve() -> None:
         ("SERVE_GRPC_STREAM_WINDOW_ITEMS", "1", "stream_window_items", 1),
         ("SERVE_GRPC_STREAM_WINDOW_BYTES", "4096", "stream_window_bytes", 4096),
         (HEARTBEAT, "0.25", "heartbeat_interval_s", 0.25),
+        ("SERVE_GRPC_MAX_CONNECTIONS", "20", "max_connections", 20),
         ("RAY_USE_TLS", "1", "use_tls", True),
         ("RAY_USE_TLS", "True", "use_tls", True),
         ("RAY_USE_TLS", "0", "use_tls", False),
