@@ -23,7 +23,7 @@ import pytest
 import serve_grpc
 from serve_grpc import config, errors, serialization
 from serve_grpc._generated.replica_pb2 import Error
-from serve_grpc.transport import server
+from serve_grpc.transport import plain_call
 from tests.ray.compat import page as compatibility
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,7 +190,7 @@ def test_error_classes_are_those_of_the_tree() -> None:
 def test_statuses_of_the_plain_door_are_those_of_the_server() -> None:
     text = (DOCS / "errors.md").read_text()
     rows = re.findall(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
-    actual = {(status.name, Error.Code.Name(code)) for code, status in server._STATUS.items()}
+    actual = {(status.name, Error.Code.Name(code)) for code, status in plain_call._STATUS.items()}
     assert set(rows) == actual
 
 

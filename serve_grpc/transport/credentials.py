@@ -26,7 +26,7 @@ MAX_IDLE_MS = 60_000
 MAX_STREAMS = 1_000
 
 _BOTH_SIDES = [
-    # Nobody here compresses; before grpcio 1.8x a bomb was inflated before its size was looked at.
+    # Nobody here compresses; grpcio 1.74 inflates a bomb before it looks at the size.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     # With two different values, gRPC refuses by chance in between.
     ("grpc.max_metadata_size", METADATA_BYTES),

@@ -20,6 +20,7 @@ from serve_grpc._generated.replica_pb2 import Refusal
 from serve_grpc._serve.replicas import UserMethod
 from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.config import Settings
+from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.routing.peer import ReplicaFacts
@@ -172,7 +173,7 @@ class SimulatedReplica:
         self._epochs += 1
         session = ReplicaSession(
             replica_id=self.replica_id,
-            secret=SECRET,
+            keyring=Keyring((SECRET,)),
             nonce=b"r" * 16,
             epoch=self._epochs,
             max_ongoing_requests=self.max_ongoing_requests,

@@ -240,7 +240,7 @@ def _no_grpc_no_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(router_module, "pool_of", lambda: ConnectionPool(Settings()))
         patch.setattr(router_module, "reporter_of", lambda *_: no_reporter)
-        patch.setattr(pool_module, "cluster_secret", lambda: SECRET)
+        patch.setattr(pool_module, "cluster_secrets", lambda: (SECRET,))
         patch.setattr(logging.getLogger(LOGGER_NAME), "disabled", True)
         yield
 

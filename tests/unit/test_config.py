@@ -63,6 +63,7 @@ def test_defaults_are_those_of_ray_serve() -> None:
         (HEARTBEAT, "0.25", "heartbeat_interval_s", 0.25),
         (SERIALIZERS, "msgpack", "serializers", frozenset({"msgpack"})),
         (SERIALIZERS, " MsgPack,orjson ", "serializers", frozenset({"msgpack", "orjson"})),
+        ("SERVE_GRPC_MAX_CONNECTIONS", "20", "max_connections", 20),
         ("RAY_USE_TLS", "1", "use_tls", True),
         ("RAY_USE_TLS", "True", "use_tls", True),
         ("RAY_USE_TLS", "0", "use_tls", False),
