@@ -18,7 +18,8 @@ DETECTED_S = (KEEPALIVE_MS + PING_TIMEOUT_MS) / 1000
 
 def lost(script: str) -> dict:
     """What its driver saw."""
-    return json.loads(run_script(script, env={}, timeout_s=200).splitlines()[-1])
+    lines = run_script(script, env={}, timeout_s=200).splitlines()
+    return json.loads(next(line for line in lines if line.startswith("{")))
 
 
 def test_a_node_that_is_killed(measured):
