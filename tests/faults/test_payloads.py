@@ -18,8 +18,8 @@ from tests.ray.scripts import run_script
 LIMIT = 4 * 1024 * 1024
 SMALL_P99_MS = 50
 QUIET_P99_MS = 5
-"""Of small calls with nothing beside them, on a machine that is left alone. On one that is not, their
-p99 tells of the others; then it is recorded, and must be far from the 1.1 s of a whole payload."""
+"""Of small calls with nothing beside them, on a machine that is left alone. On one that is not,
+p99 tells of others; then it is recorded, and must be far from the 1.1 s of a whole payload."""
 BUSY_P99_MS = 500
 OTHERS = 400
 
