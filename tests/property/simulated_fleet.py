@@ -279,7 +279,8 @@ class Access:
     """The control plane and Serve's accounting. Is a `RouterAccess`."""
 
     deployment_name, app_name, actor_id, node_id, zone = "deployment", "app", "", "", ""
-    is_configured, has_custom_request_router, is_serve_gone = True, False, False
+    is_configured, has_custom_request_router = True, False
+    is_serve_gone, is_unavailable = False, False
     backoff = Backoff()
 
     def __init__(self) -> None:
