@@ -13,6 +13,7 @@ import gc
 import inspect
 import io
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,13 +94,24 @@ def namespace(serve_instance: None) -> Iterator[dict[str, Any]]:
         serve.delete(name, _blocking=False)
 
 
+class _Printed(io.StringIO):
+    """What this thread prints; Ray tells of dead workers in one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return super().write(text) if threading.get_ident() == self._thread else len(text)
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=name_of)
 def test_snippets_run_and_print_what_they_say(page: Path, namespace: dict[str, Any]) -> None:
     for snippet in snippets(page):
         # Padded, so that a traceback shows the line of the page.
         code = compile("\n" * (snippet.line - 1) + snippet.code, str(page), "exec")
-        printed = io.StringIO()
+        printed = _Printed()
         with contextlib.redirect_stdout(printed):
             exec(code, namespace)
         matches = map(PRINTED.match, snippet.code.splitlines())
