@@ -29,7 +29,7 @@ from tests.peer.plain_client import CALL, CALL_STREAM, PlainClient
 from tests.peer.session_client import SessionClient
 from tests.ray.apps.guarded import Guarded, Touch
 from tests.ray.waiting import eventually
-from tests.security.targets import OPTIONS, Target, decoded, deployed, targets_of
+from tests.security.endpoints import OPTIONS, Target, decoded, deployed, targets_of
 
 pytestmark = pytest.mark.ray
 

@@ -14,7 +14,7 @@ from ray.exceptions import RayTaskError
 import serve_grpc
 from serve_grpc.errors import ReplicaError, SerializationError
 from tests.ray.apps.guarded import Hostile, Messenger
-from tests.security.targets import OPTIONS, deployed
+from tests.security.endpoints import OPTIONS, deployed
 
 pytestmark = pytest.mark.ray
 

@@ -14,7 +14,7 @@ import serve_grpc
 from serve_grpc.config import Settings
 from tests.behaviour.serving import serve
 from tests.ray.apps.guarded import Guarded
-from tests.security.targets import OPTIONS, deployed, targets_of
+from tests.security.endpoints import OPTIONS, deployed, targets_of
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 MORE_OF_LOOPBACK = ("127.0.0.2", "127.255.255.254")

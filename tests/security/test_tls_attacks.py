@@ -19,7 +19,7 @@ from tests.certificates import Authority
 from tests.peer.plain_client import CALL, PlainClient
 from tests.ray.apps.guarded import Guarded
 from tests.ray.scripts import run_script
-from tests.security.targets import OPTIONS
+from tests.security.endpoints import OPTIONS
 
 REQUEST = CallRequest(request_serializer="noop").SerializeToString()
 FILES = {

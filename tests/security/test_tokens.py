@@ -17,7 +17,7 @@ from serve_grpc._generated.replica_pb2 import CallRequest
 from serve_grpc.protocol.handshake import sign_call
 from tests.peer.plain_client import CALL
 from tests.ray.apps.guarded import Guarded
-from tests.security.targets import OPTIONS, Target, decoded, deployed, targets_of
+from tests.security.endpoints import OPTIONS, Target, decoded, deployed, targets_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 

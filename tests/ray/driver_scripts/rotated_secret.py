@@ -29,7 +29,7 @@ from tests.ray.apps.guarded import Guarded
 from tests.ray.scripts import own_ray
 from tests.ray.traffic import traffic
 from tests.ray.waiting import eventually
-from tests.security.targets import OPTIONS, targets_of
+from tests.security.endpoints import OPTIONS, targets_of
 
 READERS = 8
 CALL = CallRequest(request_serializer="orjson", payload=b'[["hi"], {}]')

@@ -18,7 +18,7 @@ from tests.behaviour.serving import Owner
 from tests.ray.apps.guarded import Guarded
 from tests.ray.scripts import own_ray
 from tests.ray.waiting import eventually_async
-from tests.security.targets import OPTIONS, Target, targets_of
+from tests.security.endpoints import OPTIONS, Target, targets_of
 
 LOOPBACK = "127.0.0.1"
 TLS_HANDSHAKE, TLS_DATA = 0x16, 0x17
