@@ -37,6 +37,8 @@ __all__ = ["MAX_QUEUED_REPLY_BYTES", "Dispatcher", "PlainCall", "ReplicaServer",
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
 AUTHORIZATION_KEY = "authorization"
 TRACE_KEYS = ("traceparent", "tracestate")
+REFUSAL_S = 5.0
+"""For a refusal, and what is queued before it, to leave."""
 MAX_SILENCE_S = 300.0
 SILENT_HEARTBEATS = 60
 """A session whose caller says nothing for so long, or so many of its heartbeats, is ended."""
@@ -125,8 +127,8 @@ class SessionStream:
                 except WireError as error:
                     arrival = self.session.refuse(Refusal.PROTOCOL, str(error))
                 if arrival.refused:
-                    await _stop(writing)
-                    await self._writer.flush()
+                    self._writer.kick()
+                    await asyncio.wait_for(self.wait_flushed(), REFUSAL_S)
                     return
                 if self.session.state is SessionState.OPEN:
                     visit.leave()

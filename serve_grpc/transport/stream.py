@@ -96,11 +96,6 @@ class Writer:
             await self._wake
             self._wake = None  # awake: whatever is queued from now on, this task sees
 
-    async def flush(self) -> None:
-        """Write what is queued, then return. Only while `run` is not running."""
-        while self._outbox.queued_bytes:
-            await self._write(self._take())
-
     async def wait_below(self, max_bytes: int) -> None:
         """Return once at most `max_bytes` wait to be written."""
         if self._outbox.queued_bytes > max_bytes:

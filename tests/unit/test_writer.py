@@ -104,15 +104,6 @@ def test_each_message_is_stamped_before_it_is_taken() -> None:
     assert asyncio.run(main()) == [b"1!", b"2!"]
 
 
-def test_flushing_writes_everything_and_returns() -> None:
-    async def main() -> list[bytes]:
-        queue = Queue(b"1", b"2")
-        await Writer(queue, queue.write).flush()
-        return queue.written
-
-    assert asyncio.run(main()) == [b"1", b"2"]
-
-
 def test_waiting_for_room_ends_when_enough_was_written() -> None:
     async def main() -> tuple[list[bool], list[bytes]]:
         queue = Queue(*[b"1234"] * 5)
