@@ -15,6 +15,8 @@ import grpc
 
 __all__ = ["Ending"]
 
+ABORT_S = 2.0
+
 
 class Ending:
     """Of the call whose handler runs in the current task: `async with` around the handler's work.
@@ -46,4 +48,7 @@ class Ending:
         _: TracebackType | None,
     ) -> None:
         if self._reason and isinstance(error, asyncio.CancelledError):
-            await self._context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self._reason)
+            # A peer that does not read holds the status back, behind the message being written.
+            await asyncio.wait_for(
+                self._context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self._reason), ABORT_S
+            )

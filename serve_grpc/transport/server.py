@@ -24,7 +24,7 @@ from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.protocol.replica import Arrival, ReplicaSession
 from serve_grpc.protocol.wire import MAX_BATCH_BYTES, WireError
 from serve_grpc.transport.credentials import bind, largest_message, server_options
-from serve_grpc.transport.doorstep import HANDSHAKE_TIMEOUT_S, Doorstep
+from serve_grpc.transport.doorstep import Doorstep
 from serve_grpc.transport.ending import Ending
 from serve_grpc.transport.membership import UNAUTHENTICATED, Membership, SignedMetadata
 from serve_grpc.transport.plain_call import PlainCall, abort
@@ -37,6 +37,8 @@ __all__ = ["MAX_QUEUED_REPLY_BYTES", "Dispatcher", "PlainCall", "ReplicaServer",
 
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
 TRACE_KEYS = ("traceparent", "tracestate")
+REFUSAL_S = 5.0
+"""For a refusal, and what is queued before it, to leave."""
 MAX_SILENCE_S = 300.0
 SILENT_HEARTBEATS = 60
 """A session whose caller says nothing for so long, or so many of its heartbeats, is ended."""
@@ -134,9 +136,7 @@ class SessionStream:
                 if arrival.refused:
                     # By the writer: a write of its own that is cancelled would still be under way,
                     # and gRPC takes one at a time; it would never send the end of the call.
-                    late = loop.call_later(
-                        HANDSHAKE_TIMEOUT_S, ending.end, "the refusal was not read"
-                    )
+                    late = loop.call_later(REFUSAL_S, ending.end, "the refusal was not read")
                     self._writer.kick()
                     try:
                         await self._writer.wait_below(0)

@@ -35,12 +35,12 @@ from tests.security.member import legitimate, member, p99_ms, round_trips
 
 CONNECTIONS = 2_000
 FLOOD = 50_000
-CALLS = 600
-ROUNDS = 3
+CALLS = 400
+ROUNDS = 5
 MAX_RATIO = 2.0
 CANCEL = (8).to_bytes(4, "big")
 LIMITS = {
-    "transport.credentials.HANDSHAKE_TIMEOUT_MS": 4000,
+    "transport.credentials.HANDSHAKE_TIMEOUT_MS": 3000,
     "transport.doorstep.HANDSHAKE_TIMEOUT_S": 4.0,
 }
 

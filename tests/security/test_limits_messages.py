@@ -151,6 +151,19 @@ def test_a_member_that_sends_noise_loses_its_session_and_nobody_else(replica: At
     asyncio.run(main())
 
 
+def test_noise_right_behind_the_handshake_is_refused_too(replica: Attacked) -> None:
+    """The welcome may still be on its way when the refusal follows."""
+
+    async def main() -> None:
+        for _ in range(300):
+            async with member(replica.port) as hostile:
+                await hostile.write(b"\x22\xff\xff\xff\xff\x0f")
+                last = await asyncio.wait_for(hostile.call.read(), 10)
+                assert b"CallerBatch" in last
+
+    asyncio.run(main())
+
+
 # ------------------------------------------------------------ a hostile replica
 
 

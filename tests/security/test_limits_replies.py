@@ -71,6 +71,23 @@ def test_streams_of_a_member_that_reads_nothing_are_held(replica: Attacked, meth
     asyncio.run(main())
 
 
+def test_a_member_that_reads_nothing_is_given_up_in_the_end() -> None:
+    limits = {"transport.server.MAX_SILENCE_S": 1.0, "transport.server.SILENT_HEARTBEATS": 0}
+
+    async def main(short: Attacked) -> None:
+        async with member(short.port) as hostile:
+            await ask(hostile, "pour", STREAMS, stream=True)
+            for _ in range(100):
+                state = await short.state()
+                if (state.sessions, state.handlers) == (0, 0):
+                    return
+                await asyncio.sleep(0.1)
+            raise AssertionError(state)
+
+    with attacked(limits=limits) as short:
+        asyncio.run(main(short))
+
+
 def test_requests_of_a_member_that_reads_nothing_are_not_read(replica: Attacked) -> None:
     """Each of 64 KiB, and so is its reply."""
 

@@ -66,7 +66,7 @@ def test_a_refusal_waits_until_the_challenge_is_written() -> None:
 
 
 def test_a_peer_that_never_reads_its_refusal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "HANDSHAKE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(server_module, "REFUSAL_S", 0.05)
 
     async def main() -> None:
         context = Context()
