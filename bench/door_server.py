@@ -14,6 +14,7 @@ from serve_grpc._generated.replica_pb2 import Reply
 from serve_grpc.config import Settings
 from serve_grpc.payload import joined
 from serve_grpc.protocol.replica import Arrival
+from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.server import PlainCall, ReplicaServer, SessionStream
 
 __all__ = ["REPLICA_ID", "SECRET", "certificates", "run_server"]
@@ -52,8 +53,9 @@ def run_server(pipe: Pipe, secure: Settings) -> None:
 
 async def _run(pipe: Pipe, secure: Settings) -> None:
     echo: Any = _Echo()
+    secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
     servers = [
-        ReplicaServer(replica_id=REPLICA_ID, secret=SECRET, settings=settings, dispatcher=echo)
+        ReplicaServer(replica_id=REPLICA_ID, secrets=secrets, settings=settings, dispatcher=echo)
         for settings in (Settings(), secure)
     ]
     pipe.send([await server.start(HOST) for server in servers])

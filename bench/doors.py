@@ -41,6 +41,7 @@ from serve_grpc.protocol.handshake import sign_call
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.transport.credentials import open_channel
 from serve_grpc.transport.mailbox import mailbox_of
+from serve_grpc.transport.secrets import ClusterSecrets
 
 __all__ = ["BARE", "doors_of", "without_doors"]
 
@@ -169,10 +170,9 @@ def _load(door: str, port: int, settings: Settings, window: Window, pid: int) ->
 
 async def _load_session(port: int, settings: Settings, window: Window, pid: int) -> Counted:
     owner = _Owner()
-    secret: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-    secret.set_result(SECRET)
+    secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
     facts = ReplicaFacts(REPLICA_ID, f"127.0.0.1:{port}", max_ongoing_requests=10_000)
-    connection = Connection(Peer(facts), settings, secret)
+    connection = Connection(Peer(facts), settings, secrets)
     connection.owners.add(owner)
     connection.connect()
     mailbox, place = mailbox_of(asyncio.get_running_loop()), _Place(owner)
