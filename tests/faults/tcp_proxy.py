@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from serve_grpc import DeploymentHandle, handle_statistics
 from serve_grpc.transport import client
 from tests.faults.calls import LoopThread, loop_thread
 
@@ -272,11 +273,10 @@ class Network:
             proxy = self.proxies[address] = TcpProxy(self._thread, address)
         return proxy
 
-    @property
-    def only(self) -> TcpProxy:
-        """The one there is."""
-        (proxy,) = self.proxies.values()
-        return proxy
+    def before(self, handle: DeploymentHandle[Any]) -> TcpProxy:
+        """The one before the only replica of a deployment that was called."""
+        (replica,) = handle_statistics(handle).replicas
+        return self.proxies[replica.address]
 
     def set(self, **changes: Any) -> None:
         """The weather everywhere."""

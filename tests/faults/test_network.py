@@ -62,7 +62,7 @@ def network() -> Iterator[Network]:
 def shared_line(network, deploy):
     handle = deploy(WATCHED.bind(), "line")
     handle.pid.remote().result(timeout_s=30)
-    return Line(handle, network.only)
+    return Line(handle, network.before(handle))
 
 
 @pytest.fixture

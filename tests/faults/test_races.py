@@ -15,11 +15,12 @@ import pytest
 from ray.serve._private.common import DeploymentTargetInfo
 
 import serve_grpc
-from serve_grpc._serve.cluster import cluster_secret
+from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import settings
 from serve_grpc.errors import DeadlineExceededError
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.transport.secrets import ClusterSecrets
 from tests.behaviour.serving import Owner, new_call
 from tests.faults.fleet import watched_handle
 from tests.faults.tcp_proxy import TcpProxy
@@ -120,12 +121,11 @@ def test_callers_come_back_spread_out_and_soon(handle, callers, measured):
     owner = Owner()
 
     async def connect_all() -> list[Connection]:
-        secret: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        secret.set_result(cluster_secret())
+        secrets = ClusterSecrets(cluster_secrets)
         connections = []
         for _ in range(CALLERS):
             facts = ReplicaFacts(replica.replica_id, proxy.address, max_ongoing_requests=500)
-            connections.append(Connection(Peer(facts), settings, secret))
+            connections.append(Connection(Peer(facts), settings, secrets))
             connections[-1].owners.add(owner)
             connections[-1].connect()
         return connections

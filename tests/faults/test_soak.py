@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 import serve_grpc
-from serve_grpc._serve.cluster import cluster_secret
+from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import settings
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.transport.secrets import ClusterSecrets
 from tests.behaviour.serving import Owner
 from tests.faults.calls import LoopThread
 from tests.faults.fleet import watched_handle
@@ -106,15 +107,14 @@ class Soak:
 
     async def reconnects(self, load: Load) -> None:
         """Sessions that are reset all at once, again and again."""
-        secret: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        secret.set_result(cluster_secret())
+        secrets = ClusterSecrets(cluster_secrets)
         owner = Owner()
         loop = asyncio.get_running_loop()
         proxy, thread = await loop.run_in_executor(None, self._proxy)
         connections = []
         for _ in range(load.sessions):
             facts = ReplicaFacts(self.replica.replica_id, proxy.address)
-            connections.append(Connection(Peer(facts), settings, secret))
+            connections.append(Connection(Peer(facts), settings, secrets))
             connections[-1].owners.add(owner)
             connections[-1].connect()
         for _ in range(load.reconnects // load.sessions):
