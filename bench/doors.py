@@ -26,17 +26,18 @@ from typing import Any
 
 import click
 
+from bench.call_owner import CallOwner, Place
 from bench.contenders import BARE_STREAM
 from bench.door_server import REPLICA_ID, SECRET, certificates, run_server
 from bench.floors import Floors
 from bench.load import run_in_loop
 from bench.window import RAMP, Counted, Window
-from serve_grpc._generated.replica_pb2 import CallRequest, Error
+from serve_grpc._generated.replica_pb2 import CallRequest
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import Settings
-from serve_grpc.payload import Payload, joined
-from serve_grpc.protocol.caller import CallEventKind, Envelope, RequestFields
+from serve_grpc.payload import joined
+from serve_grpc.protocol.caller import Envelope, RequestFields
 from serve_grpc.protocol.handshake import sign_call
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.transport.credentials import open_channel
@@ -132,50 +133,19 @@ def _ports(pipe: Pipe) -> tuple[int, int]:
 # ---------------------------------------------------------------- the calling process
 
 
-class _Owner:
-    """In the place of a router: ends calls."""
-
-    def __init__(self) -> None:
-        self.changed = asyncio.Event()
-
-    def on_reply(self, call: Call, kind: int, payload: Payload, _: Error | None) -> None:
-        assert kind == CallEventKind.RESULT
-        call.succeed(payload)
-
-    def on_rejected(self, calls: list[Call]) -> None:
-        raise AssertionError("the echo takes every call")
-
-    def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
-        call.fail(ConnectionError(reason))
-
-    def on_change(self, _: Connection) -> None:
-        self.changed.set()
-
-    def cancel(self, call: Call) -> None:
-        call.fail(asyncio.CancelledError())
-
-    def grant(self, call: Call, items: int, bytes_: int) -> None:
-        raise AssertionError("no streams here")
-
-
-class _Place:
-    def __init__(self, owner: _Owner) -> None:
-        self.owner = owner
-
-
 def _load(door: str, port: int, settings: Settings, window: Window, pid: int) -> Counted:
     kind = _load_plain if door == SIGNED else _load_session
     return asyncio.run(kind(port, settings, window, pid))
 
 
 async def _load_session(port: int, settings: Settings, window: Window, pid: int) -> Counted:
-    owner = _Owner()
+    owner = CallOwner()
     secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
     facts = ReplicaFacts(REPLICA_ID, f"127.0.0.1:{port}", max_ongoing_requests=10_000)
     connection = Connection(Peer(facts), settings, secrets)
     connection.owners.add(owner)
     connection.connect()
-    mailbox, place = mailbox_of(asyncio.get_running_loop()), _Place(owner)
+    mailbox, place = mailbox_of(asyncio.get_running_loop()), Place(owner)
     while connection.peer.state is not PeerState.READY:
         await asyncio.wait_for(owner.changed.wait(), PATIENCE_S)
         owner.changed.clear()

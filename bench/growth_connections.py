@@ -15,9 +15,10 @@ import statistics
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection as Pipe
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
+from bench.call_owner import CallOwner, Place
 from bench.growth_routing import Row
 from bench.growth_server import (
     HOST,
@@ -27,12 +28,11 @@ from bench.growth_server import (
     answer_commands,
     run_servers,
 )
-from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.pool import ConnectionPool
 from serve_grpc.config import Settings
-from serve_grpc.protocol.caller import CallEventKind, Envelope, RequestFields
+from serve_grpc.protocol.caller import Envelope, RequestFields
 from serve_grpc.routing.peer import PeerState, ReplicaFacts
 from serve_grpc.transport.mailbox import mailbox_of
 
@@ -135,36 +135,6 @@ def _usage(pipe: Pipe) -> Usage:
 # ---------------------------------------------------------------- the calling process
 
 
-class _Owner:
-    """In the place of a router: ends calls, and knows which connections are up."""
-
-    def __init__(self) -> None:
-        self.changed = asyncio.Event()
-
-    def on_reply(self, call: Call, kind: int, payload: bytes, _: Error | None) -> None:
-        assert kind == CallEventKind.RESULT
-        call.succeed(payload)
-
-    def on_rejected(self, calls: list[Call]) -> None:
-        raise AssertionError("the echo takes every call")
-
-    def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
-        call.fail(ConnectionError(reason))
-
-    def on_change(self, _: Connection) -> None:
-        self.changed.set()
-
-    def cancel(self, call: Call) -> None:
-        raise AssertionError("nothing is cancelled here")
-
-    def grant(self, call: Call, items: int, bytes_: int) -> None:
-        raise AssertionError("no streams here")
-
-
-class _Place(NamedTuple):
-    owner: _Owner
-
-
 def _run_caller(pipe: Pipe, ports: list[int]) -> None:
     """Child process: connect to every port, send the rows, answer commands, close."""
     allow_open_files(FILES_BESIDE + len(ports) * FILES_PER_CONNECTION)
@@ -174,7 +144,7 @@ def _run_caller(pipe: Pipe, ports: list[int]) -> None:
 async def _call_all(pipe: Pipe, ports: list[int]) -> None:
     with mock.patch("serve_grpc.caller.pool.cluster_secrets", return_value=(SECRET,)):
         pool = ConnectionPool(Settings())
-    owner = _Owner()
+    owner = CallOwner()
     connections = [
         pool.acquire(
             ReplicaFacts(f"replica-{n}", f"{HOST}:{port}", max_ongoing_requests=100), owner
@@ -191,7 +161,7 @@ async def _call_all(pipe: Pipe, ports: list[int]) -> None:
     pipe.send((time.perf_counter() - begin) * 1e3)
 
 
-async def _measure(connections: list[Connection], owner: _Owner) -> list[tuple[str, float, str]]:
+async def _measure(connections: list[Connection], owner: CallOwner) -> list[tuple[str, float, str]]:
     before, count = Usage.now(), len(connections)
     begin, cpu_from_s = time.perf_counter(), time.process_time()
     await _open(connections, owner)
@@ -217,7 +187,7 @@ async def _measure(connections: list[Connection], owner: _Owner) -> list[tuple[s
     ]
 
 
-async def _open(connections: list[Connection], owner: _Owner) -> None:
+async def _open(connections: list[Connection], owner: CallOwner) -> None:
     for connection in connections:
         connection.connect()
 
@@ -229,7 +199,7 @@ async def _open(connections: list[Connection], owner: _Owner) -> None:
     await asyncio.wait_for(until_ready(), PATIENCE_S)
 
 
-async def _call_each(connections: list[Connection], owner: _Owner) -> None:
+async def _call_each(connections: list[Connection], owner: CallOwner) -> None:
     mailbox = mailbox_of(asyncio.get_running_loop())
     calls = []
     for connection in connections:
@@ -241,7 +211,7 @@ async def _call_each(connections: list[Connection], owner: _Owner) -> None:
             deadline_s=None,
             is_idempotent=False,
         )
-        call.place = _Place(owner)
+        call.place = Place(owner)
         connection.send(call)
         calls.append(call)
     for call in calls:
