@@ -77,8 +77,13 @@ def test_custom_request_router_is_asked_for_each_call(transport, placed):
 
 @behaviour("Routing", "A request router sees arguments, and is told what was routed and completed")
 def test_custom_request_router_is_told_what_happens(transport, placed, notes):
+    def are_told() -> bool:  # of earlier calls
+        text = notes.read_text()
+        return text.count("routed ") == text.count("completed ")
+
     handle = transport.over(placed)
     replica_of(handle, 1)
+    eventually(are_told)
     notes.unlink()
     replica = replica_of(handle, 1)
     eventually(lambda: f"completed {replica}" in notes.read_text())
