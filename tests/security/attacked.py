@@ -28,7 +28,7 @@ __all__ = ["MAX_ONGOING_REQUESTS", "Attacked", "State", "attacked", "silent_conn
 MAX_ONGOING_REQUESTS = 100
 ITEM = bytes(64 * 1024)
 STOP_S = 20.0
-LOOP_PAUSE_S = 0.005
+WATCH_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class State:
     Attributes:
         rss_mib, most_rss_mib: Resident memory now, and the most of it.
         handlers, most_handlers: User code that runs now, and the most of it.
-        longest_pause_s: Longest time the loop was busy with one thing.
     """
 
     rss_mib: float
@@ -49,7 +48,6 @@ class State:
     handlers: int
     most_handlers: int
     calls: int
-    longest_pause_s: float
 
 
 class Attacked:
@@ -210,17 +208,16 @@ async def _serve(pipe: Pipe, settings: Settings) -> None:
         access._methods[name] = UserMethod(name, method, is_coroutine, in_thread)
     server, port, _ = await serve(settings, dispatcher=ReplicaDispatcher(access, settings))
     process = psutil.Process()
-    worst = {"rss": 0.0, "pause": 0.0}
+    most_rss = 0.0
 
     def rss_mib() -> float:
         return float(process.memory_info().rss) / 2**20
 
     async def watch() -> None:
+        nonlocal most_rss
         while True:
-            before = time.monotonic()
-            await asyncio.sleep(LOOP_PAUSE_S)
-            worst["pause"] = max(worst["pause"], time.monotonic() - before - LOOP_PAUSE_S)
-            worst["rss"] = max(worst["rss"], rss_mib())
+            await asyncio.sleep(WATCH_S)
+            most_rss = max(most_rss, rss_mib())
 
     watching = asyncio.ensure_future(watch())
     pipe.send(port)
@@ -233,16 +230,15 @@ async def _serve(pipe: Pipe, settings: Settings) -> None:
         now = rss_mib()
         state = State(
             now,
-            max(now, worst["rss"]),
+            max(now, most_rss),
             process.num_fds(),
             server.sessions,
             server._doorstep.strangers,
             users.running,
             users.most,
             users.calls,
-            worst["pause"],
         )
-        worst.update(rss=0.0, pause=0.0)
+        most_rss = 0.0
         users.most = users.running
         pipe.send(state)
     watching.cancel()

@@ -9,7 +9,12 @@ import pytest
 from ray.serve import context as serve_context
 
 from serve_grpc._serve.requests import cancel_children
-from serve_grpc.errors import DeadlineExceededError, SerializationError
+from serve_grpc.errors import (
+    DeadlineExceededError,
+    MessageTooLargeError,
+    SerializationError,
+    ServeGrpcError,
+)
 from serve_grpc.serialization import get_serializer
 from tests.unit.transport_loop import Cancelled, TransportLoop
 
@@ -42,14 +47,16 @@ def test_an_error_is_raised_as_often_as_asked(transport: TransportLoop) -> None:
         assert raised.value is error
 
 
+@pytest.mark.parametrize("kind", [DeadlineExceededError, MessageTooLargeError])
 @pytest.mark.parametrize("was_started", [False, True])
 def test_an_error_after_a_lost_try_tells_of_that_try(
-    transport: TransportLoop, was_started: bool
+    transport: TransportLoop, kind: type[ServeGrpcError], was_started: bool
 ) -> None:
+    error = kind("late") if kind is DeadlineExceededError else kind(2, 1, "request")
     call = transport.new_call()
     call.may_have_executed = was_started
-    transport.run(call.fail, DeadlineExceededError("late"))
-    with pytest.raises(DeadlineExceededError) as raised:
+    transport.run(call.fail, error)
+    with pytest.raises(kind) as raised:
         call.result()
     assert raised.value.may_have_executed is was_started
 
