@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from serve_grpc._generated.replica_pb2 import ReplicaBatch
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import Settings
 from serve_grpc.protocol.handshake import SessionState
@@ -56,6 +57,13 @@ class Member:
         while (message := await self.read()) is not None:
             messages.append(message)
         return messages
+
+    async def read_to_pong(self, ping: int) -> None:
+        """Read on until the replica has taken in all that was sent before this ping."""
+        while (message := await self.read()) is not None:
+            if ReplicaBatch.FromString(message).pong == ping:
+                return
+        raise AssertionError("the session ended first")
 
 
 @contextlib.asynccontextmanager
