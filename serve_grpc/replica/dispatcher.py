@@ -8,104 +8,29 @@ in turn, when a slot is free. Invariant: each admitted invocation holds one slot
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from serve_grpc._generated.replica_pb2 import Error, Reply, RequestContext
+from serve_grpc._generated.replica_pb2 import Error, RequestContext
 from serve_grpc._serve.replicas import ReplicaAccess
 from serve_grpc._serve.requests import generate_request_id
 from serve_grpc._serve.tracing import Scope, is_tracing
 from serve_grpc.allow_list import AllowList
 from serve_grpc.config import Settings
 from serve_grpc.errors import MessageTooLargeError
-from serve_grpc.payload import Payload, joined
+from serve_grpc.payload import Payload
 from serve_grpc.protocol.replica import Arrival, InboundRequest
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.gates import ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
+from serve_grpc.replica.sinks import PlainSink, SessionSink
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
-from serve_grpc.transport.server import MAX_QUEUED_REPLY_BYTES, PlainCall, SessionStream
+from serve_grpc.transport.server import PlainCall, SessionStream
 
 __all__ = ["ReplicaDispatcher"]
-
-
-# Looking them up on the generated class takes longer than a comparison.
-_RESULT, _ITEM, _END = Reply.RESULT, Reply.ITEM, Reply.END
-
-
-class _SessionSink:
-    """Sends outputs back on a session. `running` holds the session's invocations.
-
-    Its streams are held, whatever credit their caller granted, while the caller leaves its replies
-    unread: `hold` is told which, and whether to hold them or let them go on.
-    """
-
-    def __init__(
-        self, stream: SessionStream, hold: Callable[[list[Invocation], bool], None]
-    ) -> None:
-        self._stream = stream
-        self._hold = hold
-        self._waiting_for_room: asyncio.Task[None] | None = None
-        self.running: dict[int, Invocation] = {}
-
-    @property
-    def is_full(self) -> bool:
-        """Whether streams are held."""
-        return self._waiting_for_room is not None
-
-    def item(self, invocation: Invocation, payload: Payload) -> None:
-        session = self._stream.session
-        session.reply(invocation.call_id, _ITEM, payload)
-        self._stream.traffic.frames_sent += 1
-        self._stream.kick()
-        if session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES) and not self.is_full:
-            self._hold(self._streams(), True)
-            self._waiting_for_room = asyncio.get_running_loop().create_task(self._go_on())
-
-    async def _go_on(self) -> None:
-        await self._stream.wait_room()
-        self._waiting_for_room = None
-        self._hold(self._streams(), False)
-
-    def _streams(self) -> list[Invocation]:
-        return [invocation for invocation in self.running.values() if invocation.is_stream]
-
-    def close(self) -> None:
-        if self._waiting_for_room is not None:
-            self._waiting_for_room.cancel()
-
-    def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
-        self.running.pop(invocation.call_id, None)
-        session = self._stream.session
-        if error is not None:
-            session.fail(invocation.call_id, error)
-        else:
-            kind = _END if invocation.is_stream else _RESULT
-            session.reply(invocation.call_id, kind, payload)
-        self._stream.traffic.frames_sent += 1
-        self._stream.kick()
-
-
-class _PlainSink:
-    """Hands outputs to a call through the plain door. `running` is set while it runs."""
-
-    def __init__(self, call: PlainCall) -> None:
-        self._call = call
-        self.running: Invocation | None = None
-
-    def item(self, _: Invocation, payload: Payload) -> None:
-        self._call.put(joined(payload))
-
-    def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
-        self.running = None
-        if error is None and not invocation.is_stream:
-            self._call.put(joined(payload))
-        else:
-            self._call.end(error)
 
 
 class ReplicaDispatcher:
@@ -130,8 +55,8 @@ class ReplicaDispatcher:
         self._executor = Executor(replica, self, settings.max_message_bytes, serializers)
         self._to_main: Mailbox = mailbox_of(replica.main_loop)
         self._to_user: Mailbox = mailbox_of(replica.user_loop)
-        self._sinks: dict[SessionStream, _SessionSink] = {}
-        self._plain_sinks: dict[PlainCall, _PlainSink] = {}
+        self._sinks: dict[SessionStream, SessionSink] = {}
+        self._plain_sinks: dict[PlainCall, PlainSink] = {}
         self._turned_away: OrderedDict[SessionStream, None] = OrderedDict()
         self._is_tracing = is_tracing()
         self.outcomes: Counter[str] = Counter()
@@ -160,7 +85,7 @@ class ReplicaDispatcher:
         sink = self._sinks.get(stream)
         if arrival.requests:
             if sink is None:
-                sink = self._sinks[stream] = _SessionSink(stream, self._hold)
+                sink = self._sinks[stream] = SessionSink(stream, self._hold)
             self._start(stream, sink, arrival.requests)
         if sink is None:
             return
@@ -173,7 +98,7 @@ class ReplicaDispatcher:
             self._cancel(running[call_id] for call_id in arrival.cancelled if call_id in running)
 
     def _start(
-        self, stream: SessionStream, sink: _SessionSink, requests: list[InboundRequest]
+        self, stream: SessionStream, sink: SessionSink, requests: list[InboundRequest]
     ) -> None:
         admitted = []
         for inbound in requests:
@@ -237,7 +162,7 @@ class ReplicaDispatcher:
             call.end(Error(code=Error.OVERLOADED, message=text))
             return
         credit = self._settings.stream_window_items, self._settings.stream_window_bytes
-        sink = _PlainSink(call)
+        sink = PlainSink(call)
         invocation = sink.running = _from_plain_call(sink, call, credit)
         if self._is_tracing:
             invocation.scope = Scope(RequestContext(trace=call.trace))
@@ -296,7 +221,7 @@ def _internal_id(request_id: str) -> str:
 _serial = itertools.count(1)
 
 
-def _from_session(sink: _SessionSink, inbound: InboundRequest) -> Invocation:
+def _from_session(sink: SessionSink, inbound: InboundRequest) -> Invocation:
     template, request = inbound.template, inbound.request
     timeout_ms = request.timeout_ms
     request_id = request.request_id
@@ -321,7 +246,7 @@ def _from_session(sink: _SessionSink, inbound: InboundRequest) -> Invocation:
     return invocation
 
 
-def _from_plain_call(sink: _PlainSink, call: PlainCall, credit: tuple[int, int]) -> Invocation:
+def _from_plain_call(sink: PlainSink, call: PlainCall, credit: tuple[int, int]) -> Invocation:
     request = call.request
     serializer = request.request_serializer or "cloudpickle"
     request_id = request.request_id or generate_request_id()

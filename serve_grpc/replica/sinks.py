@@ -1,0 +1,90 @@
+"""Where the outputs of a request go: back on its session, or to a call through the plain door.
+
+Called on the replica's main loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from serve_grpc._generated.replica_pb2 import Error, Reply
+from serve_grpc.payload import Payload, joined
+from serve_grpc.replica.invocation import Invocation
+from serve_grpc.transport.server import MAX_QUEUED_REPLY_BYTES, PlainCall, SessionStream
+
+__all__ = ["PlainSink", "SessionSink"]
+
+# Looking them up on the generated class takes longer than a comparison.
+_RESULT, _ITEM, _END = Reply.RESULT, Reply.ITEM, Reply.END
+
+
+class SessionSink:
+    """Sends outputs back on a session. `running` holds the session's invocations.
+
+    Its streams are held, whatever credit their caller granted, while the caller leaves its replies
+    unread: `hold` is told which, and whether to hold them or let them go on.
+    """
+
+    def __init__(
+        self, stream: SessionStream, hold: Callable[[list[Invocation], bool], None]
+    ) -> None:
+        self.stream = stream
+        self._hold = hold
+        self._waiting_for_room: asyncio.Task[None] | None = None
+        self.running: dict[int, Invocation] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether streams are held."""
+        return self._waiting_for_room is not None
+
+    def item(self, invocation: Invocation, payload: Payload) -> None:
+        session = self.stream.session
+        session.reply(invocation.call_id, _ITEM, payload)
+        self.stream.traffic.frames_sent += 1
+        self.stream.kick()
+        if session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES) and not self.is_full:
+            self._hold(self._streams(), True)
+            self._waiting_for_room = asyncio.get_running_loop().create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        await self.stream.wait_room()
+        self._waiting_for_room = None
+        self._hold(self._streams(), False)
+
+    def _streams(self) -> list[Invocation]:
+        return [invocation for invocation in self.running.values() if invocation.is_stream]
+
+    def close(self) -> None:
+        if self._waiting_for_room is not None:
+            self._waiting_for_room.cancel()
+
+    def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
+        self.running.pop(invocation.call_id, None)
+        session = self.stream.session
+        if error is not None:
+            session.fail(invocation.call_id, error)
+        else:
+            kind = _END if invocation.is_stream else _RESULT
+            session.reply(invocation.call_id, kind, payload)
+        self.stream.traffic.frames_sent += 1
+        self.stream.kick()
+
+
+class PlainSink:
+    """Hands outputs to a call through the plain door. `running` is set while it runs."""
+
+    def __init__(self, call: PlainCall) -> None:
+        self._call = call
+        self.running: Invocation | None = None
+
+    def item(self, _: Invocation, payload: Payload) -> None:
+        self._call.put(joined(payload))
+
+    def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
+        self.running = None
+        if error is None and not invocation.is_stream:
+            self._call.put(joined(payload))
+        else:
+            self._call.end(error)
