@@ -45,6 +45,9 @@ class _Echo:
     def max_ongoing_requests(self) -> int:
         return 10_000
 
+    def standby(self) -> int:
+        return 0
+
 
 def run_server(pipe: Pipe, secure: Settings) -> None:
     """Child process: send the ports of both servers, answer until the parent is gone."""

@@ -112,6 +112,9 @@ class _Echo:
     def max_ongoing_requests(self) -> int:
         return MAX_ONGOING_REQUESTS
 
+    def standby(self) -> int:
+        return 0
+
 
 def run_servers(pipe: Pipe, count: int, open_files: int) -> None:
     """Child process: start `count` servers, send their ports, answer commands.

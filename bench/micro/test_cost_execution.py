@@ -36,6 +36,9 @@ class Outcomes:
         if self.missing == 0 and self.all_in is not None:
             self.all_in.set_result(None)
 
+    def on_spare_slots(self, count: int) -> None:
+        raise AssertionError("nothing stands by here")
+
 
 def new_invocation(call_id: int, serializer: str, payload: bytes) -> Invocation:
     sink: Any = None

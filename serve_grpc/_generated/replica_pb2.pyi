@@ -162,7 +162,7 @@ class Credit(_message.Message):
     def __init__(self, id: _Optional[int] = ..., items: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ReplicaBatch(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "fragments", "replies", "rejected", "requests_read", "ongoing", "pong", "slot_free", "drain")
+    __slots__ = ("challenge", "welcome", "refusal", "fragments", "replies", "rejected", "requests_read", "ongoing", "pong", "slot_free", "drain", "standby")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -174,6 +174,7 @@ class ReplicaBatch(_message.Message):
     PONG_FIELD_NUMBER: _ClassVar[int]
     SLOT_FREE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    STANDBY_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -185,7 +186,8 @@ class ReplicaBatch(_message.Message):
     pong: int
     slot_free: bool
     drain: Drain
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., rejected: _Optional[_Iterable[int]] = ..., requests_read: _Optional[int] = ..., ongoing: _Optional[int] = ..., pong: _Optional[int] = ..., slot_free: bool = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    standby: int
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., rejected: _Optional[_Iterable[int]] = ..., requests_read: _Optional[int] = ..., ongoing: _Optional[int] = ..., pong: _Optional[int] = ..., slot_free: bool = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., standby: _Optional[int] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("version", "nonce", "epoch", "mac")

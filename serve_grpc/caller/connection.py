@@ -211,7 +211,8 @@ class Connection:
     @property
     def takes_calls(self) -> bool:
         """Whether a call may be sent now."""
-        return self.peer.has_room and self.takes_bytes
+        peer = self.peer
+        return (peer.has_room or peer.has_standby_room) and self.takes_bytes
 
     @property
     def is_open(self) -> bool:
@@ -317,7 +318,7 @@ class Connection:
             self._give_back(received.undelivered)
         self._after_session_changed()
         self._tell()
-        if self._stream is not None and not self.peer.has_room:
+        if self._stream is not None and not self.takes_calls:
             self._stream.kick(at_once=True)  # nothing more can be sent before the next message
 
     def _update_peer(self, session: CallerSession[Call], received: Received[Call]) -> None:
@@ -333,7 +334,7 @@ class Connection:
             peer.state = PeerState.READY
         peer.in_flight = len(session.calls)
         if received.ongoing is not None:
-            peer.on_report(received.ongoing)
+            peer.on_report(received.ongoing, received.standby)
         if received.rejected and not received.slot_free:
             # The load on the message is newer than the rejection: room may have come up since.
             peer.blocked = peer.load >= peer.facts.max_ongoing_requests

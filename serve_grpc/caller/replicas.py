@@ -79,6 +79,8 @@ class Replicas:
             peer = self._picker.pick(model_id, idle)
         for unconnected in idle:
             self._by_peer[unconnected].connect()
+        if peer is None and not idle:
+            peer = self._picker.pick_standby()
         if peer is None:
             self.is_opening = bool(idle)
             return None

@@ -59,6 +59,7 @@ _ONGOING = ReplicaBatch.ONGOING_FIELD_NUMBER
 _PONG = ReplicaBatch.PONG_FIELD_NUMBER
 _SLOT_FREE = ReplicaBatch.SLOT_FREE_FIELD_NUMBER
 _DRAIN = ReplicaBatch.DRAIN_FIELD_NUMBER
+_STANDBY = ReplicaBatch.STANDBY_FIELD_NUMBER
 _RESULT, _ITEM, _ERROR = Reply.RESULT, Reply.ITEM, Reply.ERROR
 _REPLY_KINDS = frozenset(Reply.Kind.values())
 
@@ -105,6 +106,7 @@ class Received(Generic[CallT]):
     undelivered: list[CallT] = field(default_factory=list)
     """Calls beyond the drain's last id: certainly not started."""
     ongoing: int | None = None
+    standby: int = 0
     pong: int = 0
     slot_free: bool = False
     opened: bool = False
@@ -277,6 +279,8 @@ class CallerSession(Generic[CallT]):
                 self.requests_read = value
             elif number == _ONGOING:
                 received.ongoing = value
+            elif number == _STANDBY:
+                received.standby = value
             elif number == _REJECTED:
                 if len(value) > MAX_FRAMES:  # they are packed, many in one field
                     raise WireError(f"over {MAX_FRAMES} rejections in one message")

@@ -336,9 +336,11 @@ class ReplicaSession:
         self.outbox.batch.slot_free = True
         self.outbox.added()
 
-    def stamp(self, ongoing: int) -> None:
-        """Put the replica's load on the message that leaves next."""
+    def stamp(self, ongoing: int, standby: int = 0) -> None:
+        """Put the replica's load on the message that leaves next, and who may stand by."""
         self.outbox.batch.ongoing = ongoing
+        if standby:
+            self.outbox.batch.standby = standby
 
     def drain(self) -> None:
         """Take no more requests; those already returned by `receive` go on."""

@@ -1,9 +1,9 @@
 """From frames to invocations and back, on the replica's main loop.
 
 Admission is exact: a request gets a slot of Serve's own `max_ongoing_requests` semaphore, which
-requests by reference share, or it is turned away at once. A session that was turned away is told,
-in turn, when a slot is free. Invariant: each admitted invocation holds one slot from `_admit` to
-`_on_outcome`.
+requests by reference share, or stands by where slots are about to be free (`standby`), or is turned
+away at once. A session that was turned away is told, in turn, when a slot is free. Invariant: each
+invocation that runs holds one slot, until `_on_outcome` releases it or the executor passes it on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.gates import ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.replica.sinks import PlainSink, SessionSink
+from serve_grpc.replica.standby import STAND_BY_S, StandBy
 from serve_grpc.transport.mailbox import Mailbox, mailbox_of
 from serve_grpc.transport.server import PlainCall, SessionStream
 
@@ -52,7 +53,11 @@ class ReplicaDispatcher:
     ) -> None:
         self._replica = replica
         self._settings = settings
-        self._executor = Executor(replica, self, settings.max_message_bytes, serializers)
+        self._standby: StandBy[Invocation] = StandBy()
+        self._is_standby_watched = False
+        self._executor = Executor(
+            replica, self, settings.max_message_bytes, serializers, self._standby
+        )
         self._to_main: Mailbox = mailbox_of(replica.main_loop)
         self._to_user: Mailbox = mailbox_of(replica.user_loop)
         self._sinks: dict[SessionStream, SessionSink] = {}
@@ -78,6 +83,11 @@ class ReplicaDispatcher:
         """How many may run at once."""
         return self._replica.max_ongoing_requests
 
+    def standby(self) -> int:
+        """How many requests more than that each session may send."""
+        size = self._standby.size(self.max_ongoing_requests())
+        return 0 if self._turned_away else size // max(1, len(self._sinks))
+
     # ------------------------------------------------------------ sessions
 
     def on_arrival(self, stream: SessionStream, arrival: Arrival) -> None:
@@ -101,6 +111,7 @@ class ReplicaDispatcher:
         self, stream: SessionStream, sink: SessionSink, requests: list[InboundRequest]
     ) -> None:
         admitted = []
+        standing_by = 0
         for inbound in requests:
             reserved_slot = inbound.request.reserved_slot
             if reserved_slot:
@@ -110,18 +121,57 @@ class ReplicaDispatcher:
                     stream.session.fail(inbound.id, error)
                     continue
             elif not self._replica.try_admit():
-                stream.session.reject(inbound.id)
-                self.rejections += 1
-                self._turned_away[stream] = None
+                if self._has_standby_room():
+                    self._stand_by(self._invocation(sink, inbound))
+                    standing_by += 1
+                else:
+                    self._turn_away(stream, inbound.id)
                 continue
-            invocation = _from_session(sink, inbound)
-            if self._is_tracing or inbound.request.HasField("context"):
-                invocation.scope = Scope(inbound.request.context)
-            invocation.is_held = sink.is_full
-            sink.running[inbound.id] = invocation
-            admitted.append(invocation)
-        if admitted:
-            self._to_user.run(self._executor.submit, admitted)
+            admitted.append(self._invocation(sink, inbound))
+        if admitted or standing_by:
+            self._to_user.run(self._executor.submit, admitted, standing_by)
+
+    def _invocation(self, sink: SessionSink, inbound: InboundRequest) -> Invocation:
+        invocation = _from_session(sink, inbound)
+        if self._is_tracing or inbound.request.HasField("context"):
+            invocation.scope = Scope(inbound.request.context)
+        invocation.is_held = sink.is_full
+        sink.running[inbound.id] = invocation
+        return invocation
+
+    def _turn_away(self, stream: SessionStream, call_id: int) -> None:
+        stream.session.reject(call_id)
+        self.rejections += 1
+        self._turned_away[stream] = None
+
+    def _has_standby_room(self) -> bool:
+        # Sessions that were turned away stand in a row of their own, which came first. Twice the
+        # number, for slots change hands while requests arrive that were sent by an older one.
+        size = self._standby.size(self.max_ongoing_requests())
+        return len(self._standby) < 2 * size and not self._turned_away
+
+    def _stand_by(self, invocation: Invocation) -> None:
+        self._standby.add(invocation, self._replica.main_loop.time())
+        self._watch_standby()
+
+    def _watch_standby(self) -> None:
+        if self._standby and not self._is_standby_watched:
+            self._is_standby_watched = True
+            loop = self._replica.main_loop
+            # uvloop calls timers first; what was ready when the process had to pause may be all
+            # that the row waits for.
+            loop.call_later(STAND_BY_S, loop.call_soon, self._after_standby)
+
+    def _after_standby(self) -> None:
+        self._is_standby_watched = False
+        for invocation in self._standby.take_late(self._replica.main_loop.time()):
+            sink = invocation.sink
+            assert isinstance(sink, SessionSink)
+            sink.running.pop(invocation.call_id, None)
+            if sink.stream in self._sinks:
+                self._turn_away(sink.stream, invocation.call_id)
+                sink.stream.kick()
+        self._watch_standby()
 
     def on_session_closed(self, stream: SessionStream, call_ids: list[int]) -> None:
         """Cancel what the caller left behind."""
@@ -139,8 +189,10 @@ class ReplicaDispatcher:
             self._to_user.run(self._executor.cancel, invocation, CancelReason.CALLER)
 
     def _on_slot_released(self) -> None:
+        if self._standby and self._replica.try_admit():
+            self._to_user.run(self._executor.add_slot)
         # One free slot, one caller told; it goes to the end of the row if it is turned away again.
-        if self._turned_away:
+        elif self._turned_away:
             stream, _ = self._turned_away.popitem(last=False)
             stream.session.slot_free()
             stream.kick()
@@ -186,9 +238,16 @@ class ReplicaDispatcher:
         """The end; from the user's loop."""
         self._to_main.run(self._on_outcome, invocation, outcome)
 
+    def on_spare_slots(self, count: int) -> None:
+        """Slots that nobody stands by for; from the user's loop."""
+        for _ in range(count):
+            self._to_main.run(self._replica.release)
+
     def _on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
-        # The slot is free before the reply leaves, so the load on the reply is true.
-        self._replica.release()
+        self._standby.on_duration(outcome.latency_ms)
+        if not outcome.passes_slot_on:
+            # The slot is free before the reply leaves, so the load on the reply is true.
+            self._replica.release()
         self.outcomes[outcome.status] += 1
         invocation.sink.finish(invocation, outcome.payload, outcome.error)
         self._replica.record(

@@ -2,7 +2,8 @@
 
 `async def` is awaited, `def` goes to Serve's thread pool unless it is switched off, generators of
 both kinds become streams that pause when their consumer's credit is used up. Invariant: each
-invocation given to `submit` ends in exactly one `on_outcome`.
+invocation given to `submit` or taken from the row of those that stand by ends in exactly one
+`on_outcome`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
+from serve_grpc.replica.standby import SlotRelay, StandBy
 from serve_grpc.serialization import Serializer, get_serializer
 
 __all__ = ["Executor", "Outputs"]
@@ -55,6 +57,9 @@ class Outputs(Protocol):
     def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
         """The end."""
 
+    def on_spare_slots(self, count: int) -> None:
+        """So many slots were passed on, and nobody stands by any more."""
+
 
 class Executor:
     """Runs invocations. All methods are called on the user's loop.
@@ -64,6 +69,7 @@ class Executor:
         outputs: Where items and outcomes go.
         max_message_bytes: Largest serialized result or item.
         serializers: The only ones that requests may use; None for all.
+        standby: The row of requests that get the slots of those that end.
     """
 
     def __init__(
@@ -72,21 +78,38 @@ class Executor:
         outputs: Outputs,
         max_message_bytes: int,
         serializers: AllowList = None,
+        standby: StandBy[Invocation] | None = None,
     ) -> None:
         self._replica = replica
         self._outputs = outputs
         self._max_message_bytes = max_message_bytes
         self._serializers = serializers
         self._takes_pickle = takes_pickle(serializers)
-        self._to_start: deque[Invocation] = deque()
+        self._to_start: deque[Invocation | None] = deque()
+        self._standby: StandBy[Invocation] = StandBy() if standby is None else standby
+        self._relay = SlotRelay(
+            self._standby, replica.user_loop, self._run_relayed, outputs.on_spare_slots
+        )
         self._function_prefix = f"ServeReplica:{replica.app_name}:{replica.deployment_name}"
 
-    def submit(self, invocations: list[Invocation]) -> None:
-        """Start each of them, in order, in a task of its own."""
+    def submit(self, invocations: list[Invocation], standing_by: int = 0) -> None:
+        """Start each of them, in order, in a task of its own.
+
+        Args:
+            invocations: Requests that hold a slot.
+            standing_by: How many more were added to the row of those that stand by.
+        """
         is_starting = bool(self._to_start)
         self._to_start.extend(invocations)
+        if standing_by:
+            self._to_start.extend([None] * standing_by)
+            self._relay.expect(standing_by)
         if not is_starting:
             self._start_some()
+
+    def add_slot(self) -> None:
+        """A slot for a request that stands by."""
+        self._relay.add()
 
     def _start_some(self) -> None:
         # A few in each turn of the loop: the replies of the first leave while the next ones run,
@@ -94,7 +117,10 @@ class Executor:
         loop = self._replica.user_loop
         for _ in range(min(STARTS_PER_TURN, len(self._to_start))):
             invocation = self._to_start.popleft()
-            invocation.task = loop.create_task(self._run(invocation))
+            if invocation is None:
+                self._relay.start_one()
+            else:
+                invocation.task = loop.create_task(self._run(invocation))
         if self._to_start:
             loop.call_soon(self._start_some)
 
@@ -125,8 +151,7 @@ class Executor:
 
     async def _run(self, invocation: Invocation) -> None:
         if invocation.cancel_reason is not None:
-            invocation.is_over = True
-            self._outputs.on_outcome(invocation, _cancelled(0.0))
+            self._end(invocation, _cancelled(0.0))
             return
         invocation.is_running = True
         expiry: asyncio.TimerHandle | None = None
@@ -150,10 +175,21 @@ class Executor:
                 scope.fail(error)
         if expiry is not None:
             expiry.cancel()
-        invocation.is_over = True
-        self._outputs.on_outcome(invocation, outcome)
+        self._end(invocation, outcome)
         if scope is not None:
             scope.leave()
+
+    async def _run_relayed(self, invocation: Invocation) -> None:
+        invocation.task = asyncio.current_task()
+        await self._run(invocation)
+
+    def _end(self, invocation: Invocation, outcome: Outcome) -> None:
+        invocation.is_over = True
+        # More run than there are slots when `max_ongoing_requests` was lowered.
+        if self._standby and self._replica.ongoing() <= self._replica.max_ongoing_requests:
+            outcome.passes_slot_on = True
+            self._relay.add()
+        self._outputs.on_outcome(invocation, outcome)
 
     def _enter_context(self, invocation: Invocation, scope: Scope | None) -> None:
         set_current_deadline(invocation.deadline_s)

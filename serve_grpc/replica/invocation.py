@@ -35,7 +35,7 @@ class ReplySink(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Invocation:
-    """A request that was admitted.
+    """A request that was admitted, or stands by for a slot.
 
     From `gate` on the fields belong to the user's loop; the rest is not changed once set.
 
@@ -82,6 +82,7 @@ class Outcome:
         exception_type: Name for Serve's error metric, None for success.
         status: For the access log: "OK", "ERROR" or "CANCELLED".
         latency_ms: From the start of the user's code to its end.
+        passes_slot_on: Whether its slot goes to another request, and is not to be released.
     """
 
     payload: Payload = b""
@@ -89,3 +90,4 @@ class Outcome:
     exception_type: str | None = None
     status: str = "OK"
     latency_ms: float = 0.0
+    passes_slot_on: bool = False

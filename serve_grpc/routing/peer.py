@@ -69,6 +69,7 @@ class Peer:
     Attributes:
         in_flight: Calls of this process that the replica has not answered.
         reported: Requests that ran on the replica when it last said so.
+        standby: How many more than it runs may be sent, for their slots will be free in a moment.
         blocked: It turned a call of ours away and has not called back since.
         failing: Share of its recent calls that failed, between 0 and 1.
         penalised: Most of its calls fail where those of others do not: it gets none, except
@@ -84,6 +85,7 @@ class Peer:
         "may_probe",
         "penalised",
         "reported",
+        "standby",
         "state",
     )
 
@@ -92,6 +94,7 @@ class Peer:
         self.state = PeerState.IDLE
         self.in_flight = 0
         self.reported = 0
+        self.standby = 0
         self.blocked = False
         self.failing = 0.0
         self.penalised = False
@@ -123,14 +126,25 @@ class Peer:
             return self.may_probe and self.in_flight == 0
         return self.in_flight == 0 or self.load < self.facts.max_ongoing_requests
 
+    @property
+    def has_standby_room(self) -> bool:
+        """Whether a call may be sent to wait there for a slot."""
+        return (
+            self.load < self.facts.max_ongoing_requests + self.standby
+            and self.state is PeerState.READY
+            and not self.blocked
+            and not self.penalised
+        )
+
     def on_sent(self) -> None:
         """Count one call as sent."""
         self.in_flight += 1
         self.reported += 1
 
-    def on_report(self, ongoing: int) -> None:
-        """Take the replica's own number."""
+    def on_report(self, ongoing: int, standby: int = 0) -> None:
+        """Take the replica's own numbers."""
         self.reported = ongoing
+        self.standby = standby
 
     @property
     def is_fair(self) -> bool:

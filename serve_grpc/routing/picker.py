@@ -72,6 +72,17 @@ class Picker:
                 return None
         return None
 
+    def pick_standby(self) -> Peer | None:
+        """Of those that let calls wait for a slot, the one that is ahead the least.
+
+        For when nobody has room.
+        """
+        peers = self.peers
+        if len(peers) == 1:
+            return peers[0] if peers[0].has_standby_room else None
+        waiting = (peer for peer in peers if peer.has_standby_room)
+        return min(waiting, key=lambda p: p.load - p.facts.max_ongoing_requests, default=None)
+
     def has_fair(self) -> bool:
         """Whether there are replicas whose calls mostly succeed; of many, a few are asked."""
         peers = self.peers

@@ -70,6 +70,9 @@ class Dispatcher(Protocol):
     def max_ongoing_requests(self) -> int:
         """How many may run at once."""
 
+    def standby(self) -> int:
+        """How many more than that a session may send."""
+
 
 class SessionStream:
     """I/O of one session on the replica's side.
@@ -105,7 +108,7 @@ class SessionStream:
 
     def _stamp(self) -> None:
         if self.session.state in (SessionState.OPEN, SessionState.DRAINING):
-            self.session.stamp(self._dispatcher.ongoing())
+            self.session.stamp(self._dispatcher.ongoing(), self._dispatcher.standby())
 
     async def run(self) -> None:
         """Read until the caller leaves or breaks the protocol."""

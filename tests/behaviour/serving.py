@@ -52,6 +52,9 @@ class Echo:
     def max_ongoing_requests(self) -> int:
         return 100
 
+    def standby(self) -> int:
+        return 0
+
 
 class Owner:
     """The router's place: ends calls, remembers what became of them."""

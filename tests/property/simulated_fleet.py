@@ -166,6 +166,11 @@ class SimulatedReplica:
             self.replica_id, self.address, max_ongoing_requests=self.max_ongoing_requests
         )
 
+    def look_quick(self) -> None:
+        """As after many short requests."""
+        for _ in range(1000):
+            self.dispatcher._standby.on_duration(0.01)
+
     # ------------------------------------------------------------ the life of a replica
 
     async def serve(self, stream: _Stream) -> None:

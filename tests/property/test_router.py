@@ -53,6 +53,7 @@ class Weather:
         losses: Streams that are cut, in each second.
         changes: Replicas that die, drain or join, in each second.
         idempotent, cancelled, timed: Share of the calls.
+        looks_quick: Replicas expect short requests, and let callers send more than they run.
     """
 
     replicas: int = 3
@@ -66,6 +67,7 @@ class Weather:
     idempotent: float = 0.3
     cancelled: float = 0.15
     timed: float = 0.2
+    looks_quick: bool = False
 
 
 class World:
@@ -90,6 +92,8 @@ class World:
     def join(self) -> None:
         """One more replica."""
         replica = SimulatedReplica(len(self.all_replicas), self.weather.max_ongoing)
+        if self.weather.looks_quick:
+            replica.look_quick()
         self.all_replicas.append(replica)
         self.fleet.replicas[replica.address] = replica
 
@@ -271,6 +275,7 @@ WEATHERS = st.builds(
     idempotent=st.sampled_from([0.0, 0.5, 1.0]),
     cancelled=st.sampled_from([0.0, 0.3]),
     timed=st.sampled_from([0.0, 0.3]),
+    looks_quick=st.booleans(),
 )
 
 
@@ -300,6 +305,10 @@ def test_calls_end_in_all_ways() -> None:
 def test_hundreds_of_lives() -> None:
     for seed in range(200):
         weather = Weather(
-            replicas=1 + seed % 4, max_ongoing=1 + seed % 3, losses=seed % 7, changes=seed % 5 / 2
+            replicas=1 + seed % 4,
+            max_ongoing=1 + seed % 3,
+            losses=seed % 7,
+            changes=seed % 5 / 2,
+            looks_quick=seed % 2 == 0,
         )
         live(weather, seed)

@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve.exceptions import BackPressureError
 
 import serve_grpc
+from tests.ray.apps.crowded import Crowd, Crowded
 from tests.ray.apps.gated import Board, Gated
 from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually, eventually_async
@@ -163,3 +164,38 @@ def test_a_call_wakes_a_deployment_that_is_scaled_to_zero(deploy, board):
     response = handle.remote(board.path, "first")
     assert response.result(timeout_s=40) == "first"
     assert not response.by_reference
+
+
+# ------------------------------------------------------------ many short requests, few slots
+
+
+@pytest.fixture(scope="module")
+def crowds(deploy):
+    """Two callers with handles of their own, by value; (first, second, handle of `Crowded`)."""
+    crowded = serve_grpc.deployment(**OPTIONS)(Crowded).bind()  # Serve's default: five at once
+    crowd = serve_grpc.deployment(**OPTIONS, max_ongoing_requests=10)(Crowd)
+    first = deploy(crowd.bind(crowded), "crowd")
+    inner = serve_grpc.get_deployment_handle("Crowded", "crowd").options(_by_reference=False)
+    return first, deploy(crowd.bind(inner), "second-crowd"), inner
+
+
+@pytest.mark.parametrize("method", ["at_once", "in_a_turn", "in_a_while", "in_a_thread"])
+def test_a_crowd_never_exceeds_max_ongoing_requests(crowds, method):
+    calls = 2000
+    answers = [crowd.remote(method, calls, 100) for crowd in crowds[:2]]
+    native = crowds[2].options(method_name=method, _by_reference=True)
+    by_reference = [native.remote(number) for number in range(20)]
+    for answer in answers:
+        results = answer.result(timeout_s=60)
+        assert sorted(results) == list(range(calls))
+        # First come, first served: nobody is overtaken by more than those on their way.
+        assert max(abs(at - number) for at, number in enumerate(results)) < 300
+    assert sorted(r.result(timeout_s=60) for r in by_reference) == list(range(20))
+    assert crowds[2].most_running.remote().result(timeout_s=20) <= 5
+
+
+def test_a_crowd_whose_requests_begin_to_take_long_is_served_as_well(crowds):
+    crowds[0].remote("at_once", 2000, 100).result(timeout_s=60)
+    results = crowds[0].remote("for_long", 15, 15).result(timeout_s=60)
+    assert sorted(results) == list(range(15))
+    assert crowds[2].most_running.remote().result(timeout_s=20) <= 5

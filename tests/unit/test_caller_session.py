@@ -259,9 +259,10 @@ def test_load_room_and_heartbeat_are_told() -> None:
     caller.ping(41)
     replica.receive(caller.outbox.take())
     replica.slot_free()
-    replica.stamp(0)
+    replica.stamp(0, 7)
     received = caller.receive(replica.outbox.take())
-    assert (received.pong, received.slot_free, received.ongoing) == (41, True, 0)
+    assert (received.pong, received.slot_free) == (41, True)
+    assert (received.ongoing, received.standby) == (0, 7)
 
 
 def test_a_session_shows_its_state() -> None:

@@ -15,6 +15,7 @@ from serve_grpc._serve.tracing import Scope
 from serve_grpc.replica import executor as executor_module
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
+from serve_grpc.replica.standby import StandBy
 from serve_grpc.serialization import get_serializer
 
 DUMPS = get_serializer("pickle")
@@ -46,6 +47,9 @@ class Outcomes:
     def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
         self.by_id.setdefault(invocation.call_id, []).append(outcome)
 
+    def on_spare_slots(self, count: int) -> None:
+        raise AssertionError("nothing stands by here")
+
 
 def invocation(call_id: int, *args: Any, deadline_s: float | None = None) -> Invocation:
     payload = DUMPS.dump_request(args, {})
@@ -63,6 +67,28 @@ async def settle(outcomes: Outcomes, count: int) -> None:
             return
         await asyncio.sleep(0)
     raise AssertionError(f"only {len(outcomes.by_id)} of {count} ended")
+
+
+@pytest.mark.parametrize(
+    ("slots", "passed_on"),
+    [pytest.param(2, [True, True, False], id="two"), pytest.param(1, [False], id="one-taken-away")],
+)
+def test_a_slot_is_passed_on_unless_it_was_taken_away(slots: int, passed_on: list[bool]) -> None:
+    async def answer() -> str:
+        return "answer"
+
+    async def run() -> Outcomes:
+        outcomes, standby = Outcomes(), StandBy[Invocation]()
+        replica: Any = OneMethod(answer)
+        replica.ongoing, replica.max_ongoing_requests = lambda: 2, slots
+        for call_id in (2, 3):
+            standby.add(invocation(call_id), 0.0)
+        Executor(replica, outcomes, 10**6, standby=standby).submit([invocation(1)], 2)
+        await settle(outcomes, len(passed_on))
+        return outcomes
+
+    by_id = asyncio.run(run()).by_id
+    assert [outcome.passes_slot_on for (outcome,) in by_id.values()] == passed_on
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])

@@ -111,3 +111,33 @@ def test_successes_free_a_penalised_peer_and_are_forgotten_in_the_end(peer: Peer
     for _ in range(100):
         peer.on_success()
     assert peer.failing == 0
+
+
+def test_a_full_peer_takes_as_many_more_as_may_stand_by(peer: Peer) -> None:
+    peer.on_report(0, standby=2)
+    seen = []
+    for _ in range(6):
+        seen.append((peer.has_room, peer.has_standby_room))
+        peer.on_sent()
+    full, over = (False, True), (False, False)
+    assert seen == [(True, True)] * 3 + [full] * 2 + [over]
+
+
+def test_a_report_that_says_nothing_of_it_ends_standing_by(peer: Peer) -> None:
+    peer.on_report(3, standby=2)
+    peer.on_report(3)
+    assert not peer.has_standby_room
+
+
+@pytest.mark.parametrize("state", list(PeerState))
+def test_calls_stand_by_only_at_a_ready_peer(peer: Peer, state: PeerState) -> None:
+    peer.on_report(3, standby=2)
+    peer.state = state
+    assert peer.has_standby_room is (state is PeerState.READY)
+
+
+@pytest.mark.parametrize("trouble", ["blocked", "penalised"])
+def test_no_call_stands_by_at_a_peer_in_trouble(peer: Peer, trouble: str) -> None:
+    peer.on_report(3, standby=2)
+    setattr(peer, trouble, True)
+    assert not peer.has_standby_room

@@ -226,3 +226,24 @@ def test_there_is_a_fair_replica_if_one_is_ready_and_does_not_fail(
     for one in peers:
         one.state = PeerState.SUSPECT
     assert not picker.has_fair()
+
+
+# ------------------------------------------------------------ standing by
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_calls_stand_by_only_where_that_is_allowed(rng: random.Random, count: int) -> None:
+    peers = [peer(f"r{i}", load=3, room=3) for i in range(count)]
+    picker = Picker(peers, rng=rng)
+    assert picker.pick_standby() is None
+    peers[-1].standby = 1
+    assert picker.pick_standby() is peers[-1]
+    peers[-1].on_sent()
+    assert picker.pick_standby() is None
+
+
+def test_calls_stand_by_where_the_row_is_shortest(rng: random.Random) -> None:
+    peers = [peer("long", load=9, room=3), peer("short", load=12, room=10)]
+    for one in peers:
+        one.standby = 10
+    assert Picker(peers, rng=rng).pick_standby() is peers[1]
