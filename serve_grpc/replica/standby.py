@@ -23,8 +23,8 @@ __all__ = ["STAND_BY_S", "SlotRelay", "StandBy"]
 T = TypeVar("T")
 
 MAX_STANDBY = 64
-AHEAD_MS = 1.0
-"""About a round trip between two busy processes."""
+AHEAD_MS = 2.0
+"""A round trip between two busy processes, and a little more."""
 STAND_BY_S = 0.01
 WEIGHT = 1 / 32
 """Of one request in the mean duration."""

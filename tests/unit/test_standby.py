@@ -27,11 +27,11 @@ def test_nobody_stands_by_at_a_replica_that_is_not_known() -> None:
     ("duration_ms", "slots", "size"),
     [
         pytest.param(0.01, 5, MAX_STANDBY, id="short-requests"),
-        pytest.param(0.5, 5, 10, id="two-in-the-time-ahead"),
-        pytest.param(2.0, 5, 2, id="half-a-request-a-slot"),
-        pytest.param(2.0, 1, 0, id="one-slot"),
+        pytest.param(0.5, 5, 20, id="four-in-the-time-ahead"),
+        pytest.param(4.0, 5, 2, id="half-a-request-a-slot"),
+        pytest.param(4.0, 1, 0, id="one-slot"),
         pytest.param(50.0, 5, 0, id="long-requests"),
-        pytest.param(50.0, 200, 4, id="long-requests-in-many-slots"),
+        pytest.param(50.0, 200, 8, id="long-requests-in-many-slots"),
     ],
 )
 def test_as_many_stand_by_as_the_slots_get_through_in_the_time_ahead(
