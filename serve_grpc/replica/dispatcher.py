@@ -85,8 +85,11 @@ class ReplicaDispatcher:
 
     def standby(self) -> int:
         """How many requests more than that each session may send."""
-        size = self._standby.size(self.max_ongoing_requests())
-        return 0 if self._turned_away else size // max(1, len(self._sinks))
+        return self._standby_size() // max(1, len(self._sinks))
+
+    def _standby_size(self) -> int:
+        # Sessions that were turned away stand in a row of their own, which came first.
+        return 0 if self._turned_away else self._standby.size(self.max_ongoing_requests())
 
     # ------------------------------------------------------------ sessions
 
@@ -145,10 +148,9 @@ class ReplicaDispatcher:
         self._turned_away[stream] = None
 
     def _has_standby_room(self) -> bool:
-        # Sessions that were turned away stand in a row of their own, which came first. Twice the
-        # number, for slots change hands while requests arrive that were sent by an older one.
-        size = self._standby.size(self.max_ongoing_requests())
-        return len(self._standby) < 2 * size and not self._turned_away
+        # Twice what callers were told: slots change hands while requests arrive that were sent by
+        # an older number.
+        return len(self._standby) < 2 * self._standby_size()
 
     def _stand_by(self, invocation: Invocation) -> None:
         self._standby.add(invocation, self._replica.main_loop.time())
