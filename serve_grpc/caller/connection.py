@@ -333,8 +333,8 @@ class Connection:
         elif session.state is SessionState.OPEN and not self._is_retired:
             peer.state = PeerState.READY
         peer.in_flight = len(session.calls)
-        if received.ongoing is not None:
-            peer.on_report(received.ongoing, received.standby)
+        if received.load is not None:
+            peer.on_report(received.load, received.standby)
         if received.rejected and not received.slot_free:
             # The load on the message is newer than the rejection: room may have come up since.
             peer.blocked = peer.load >= peer.facts.max_ongoing_requests

@@ -105,7 +105,8 @@ class Received(Generic[CallT]):
     rejected: list[CallT] = field(default_factory=list)
     undelivered: list[CallT] = field(default_factory=list)
     """Calls beyond the drain's last id: certainly not started."""
-    ongoing: int | None = None
+    load: int | None = None
+    """What ran on the replica, and our requests that it had not read by then."""
     standby: int = 0
     pong: int = 0
     slot_free: bool = False
@@ -278,7 +279,7 @@ class CallerSession(Generic[CallT]):
             elif number == _REQUESTS_READ:
                 self.requests_read = value
             elif number == _ONGOING:
-                received.ongoing = value
+                received.load = value + self._requests_queued - self.requests_read
             elif number == _STANDBY:
                 received.standby = value
             elif number == _REJECTED:
@@ -359,7 +360,7 @@ class CallerSession(Generic[CallT]):
             self.peer_max_message_bytes = batch.welcome.max_message_bytes
             received: Received[CallT] = Received(opened=True)
             if batch.HasField("ongoing"):
-                received.ongoing = batch.ongoing
+                received.load = batch.ongoing
             return received
         raise WireError(f"unexpected message in state {self.state.value!r}")
 

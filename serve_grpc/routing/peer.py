@@ -68,7 +68,7 @@ class Peer:
 
     Attributes:
         in_flight: Calls of this process that the replica has not answered.
-        reported: Requests that ran on the replica when it last said so.
+        reported: Requests that ran on the replica when it last said so, and those sent since.
         standby: How many more than it runs may be sent, for their slots will be free in a moment.
         blocked: It turned a call of ours away and has not called back since.
         failing: Share of its recent calls that failed, between 0 and 1.
@@ -141,9 +141,9 @@ class Peer:
         self.in_flight += 1
         self.reported += 1
 
-    def on_report(self, ongoing: int, standby: int = 0) -> None:
-        """Take the replica's own numbers."""
-        self.reported = ongoing
+    def on_report(self, load: int, standby: int = 0) -> None:
+        """Take the replica's own numbers, with our requests that it had not read by then."""
+        self.reported = load
         self.standby = standby
 
     @property

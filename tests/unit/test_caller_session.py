@@ -262,7 +262,19 @@ def test_load_room_and_heartbeat_are_told() -> None:
     replica.stamp(0, 7)
     received = caller.receive(replica.outbox.take())
     assert (received.pong, received.slot_free) == (41, True)
-    assert (received.ongoing, received.standby) == (0, 7)
+    assert (received.load, received.standby) == (0, 7)
+
+
+def test_requests_that_cross_a_report_are_part_of_the_load() -> None:
+    caller, replica = open_pair()
+    caller.request("first", fields())
+    replica.receive(caller.outbox.take())
+    caller.request("written", fields())
+    caller.outbox.take()  # on its way
+    caller.request("queued", fields())
+    replica.stamp(1)
+    replica.slot_free()
+    assert caller.receive(replica.outbox.take()).load == 3
 
 
 def test_a_session_shows_its_state() -> None:

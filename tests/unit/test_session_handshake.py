@@ -55,7 +55,7 @@ def test_the_caller_is_told_once_that_the_session_is_open() -> None:
     replica.receive(caller.outbox.take())
     replica.stamp(3)
     welcomed = caller.receive(replica.outbox.take())
-    assert (challenged.opened, welcomed.opened, welcomed.ongoing) == (False, True, 3)
+    assert (challenged.opened, welcomed.opened, welcomed.load) == (False, True, 3)
 
 
 def of_any_secret(message: bytes) -> bytes:
