@@ -40,11 +40,12 @@ class Handlers:
         self.warned: list[str] = []
         warnings.showwarning = lambda message, *_, **__: self.warned.append(str(message))
 
-    async def reconfigure(self, user_config: int) -> None:
-        self.configured_with.append(user_config)
+    async def reconfigure(self, user_config: dict[str, int]) -> None:
+        # Serve takes anything here, but then `serve.status()` fails while the application goes.
+        self.configured_with.append(user_config["number"])
 
     async def configuration(self) -> list[int]:
-        """Number of the constructor's arguments, and each user_config."""
+        """Number of the constructor's arguments, and that of each user_config."""
         return self.configured_with
 
     # ------------------------------------------------------------ when and where
@@ -170,7 +171,7 @@ def execution_app() -> serve.Application:
         name="full",
         max_ongoing_requests=1,
         max_queued_requests=1,
-        user_config=2,
+        user_config={"number": 2},
         ray_actor_options={"num_cpus": 0.01},
     )
     bound = {
@@ -181,5 +182,5 @@ def execution_app() -> serve.Application:
         )
         for name, flags in FLAGS.items()
     }
-    first = bound.pop("threads").options(user_config=1)
+    first = bound.pop("threads").options(user_config={"number": 1})
     return first.bind(pair.bind(), full.bind("one"), *(other.bind() for other in bound.values()))
