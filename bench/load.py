@@ -123,8 +123,9 @@ async def run_in_loop(
 
     async def keep_time() -> Counted:
         nonlocal is_over
-        await until(window.ramp_calls, window.ramp_s)
-        begin = _Mark.now(recorder, callees)
+        if window.ramp_calls or window.ramp_s:
+            await until(window.ramp_calls, window.ramp_s)
+        begin = _Mark.now(recorder, callees)  # without a ramp, before the first call leaves
         looked.set()
         await until(begin.calls + window.min_calls, window.seconds)
         end = _Mark.now(recorder, callees)
