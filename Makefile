@@ -1,13 +1,15 @@
 # Every target makes what it needs: a virtual environment in .venv with the package and its
-# development tools. Needed beforehand: make and a CPython 3.10-3.13 (PYTHON=... to choose one).
+# development tools, one in .venv-proto with what writes the generated code. Needed beforehand:
+# make and a CPython 3.10-3.13 (PYTHON=... to choose one).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PROTO := .venv-proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults soak test-long fuzz test-ray-versions check bench bench-quick wrk proto venv clean
+.PHONY: help demo test test-faults soak test-long fuzz test-ray-versions test-dependencies check bench bench-quick wrk proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -34,11 +36,14 @@ fuzz: $(READY) ## fuzz the protocol for a minute (FUZZ_SECONDS=3600 for an hour)
 test-ray-versions: $(READY) ## run the tests of a real Serve on each supported Ray (RAY_VERSIONS=2.57 for one)
 	@$(BIN)/python -m tests.ray.versions $(RAY_VERSIONS)
 
-check: $(READY) ## formatting, lint, types, and whether the generated code is up to date
+test-dependencies: $(READY) ## run the tests with the oldest and the newest dependencies (DEPENDENCIES=oldest for one)
+	@$(BIN)/python -m tests.dependencies $(DEPENDENCIES)
+
+check: $(READY) $(PROTO)/.ready ## formatting, lint, types, and whether the generated code is up to date
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python protos/generate.py --check
+	$(PROTO)/bin/python protos/generate.py --check
 
 bench: $(READY) wrk ## compare with Ray Serve's own transports (< 15 min); BENCH_ARGS are its flags
 	@$(BIN)/python -m bench $(BENCH_ARGS)
@@ -51,13 +56,13 @@ wrk: # for the HTTP cases; without it the run says that they failed, and why
 	  echo "installing wrk ..." && apt-get update -qq && apt-get install -y -qq wrk >/dev/null; } || \
 	  echo "note: no wrk, the HTTP cases will fail; Debian, Ubuntu: apt-get install wrk" >&2
 
-proto: $(READY) ## regenerate serve_grpc/_generated from protos/
-	$(BIN)/python protos/generate.py
+proto: $(PROTO)/.ready ## regenerate serve_grpc/_generated from protos/
+	$(PROTO)/bin/python protos/generate.py
 
 venv: $(READY) ## make or update .venv
 
 clean: ## remove the virtual environments, caches and build output
-	rm -rf $(VENV) .venv-ray .fuzz build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PROTO) .venv-ray .venv-deps .fuzz build dist *.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml
@@ -70,5 +75,12 @@ $(READY): pyproject.toml
 	  echo "error: '$(PYTHON)' has no venv module (Debian, Ubuntu: install python3-venv)" >&2; exit 1; }
 	@echo "making $(VENV) with $$($(PYTHON) --version), about a minute ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	  --upgrade-strategy eager -e '.[dev]'
+	@touch $@
+
+$(PROTO)/.ready: protos/requirements.txt | $(READY)
+	@echo "making $(PROTO) ..."
+	@$(BIN)/python -m venv $(PROTO)
+	@$(PROTO)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@

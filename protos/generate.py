@@ -15,9 +15,6 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-import grpc_tools
-from grpc_tools import protoc
-
 PROTOS = Path(__file__).resolve().parent
 PROTO = "serve_grpc/v1/replica.proto"
 PACKAGE = "serve_grpc._generated"
@@ -31,6 +28,9 @@ def generate() -> dict[str, str]:
     Raises:
         SystemExit: protoc refused the .proto file; it has printed why.
     """
+    import grpc_tools  # not in .venv: see requirements.txt
+    from grpc_tools import protoc
+
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as tmp:
         status = protoc.main(

@@ -1,16 +1,16 @@
-"""The floors of dependencies, and the table of vulnerabilities that they exclude."""
+"""The floors of dependencies: the vulnerabilities they exclude, and what generated code needs."""
 
 from __future__ import annotations
 
 import re
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.dependencies import floors, ranges
+from tests.environments import ROOT
+
 ROW = re.compile(r"^\| `([\w-]+)` \| ([\d.]+) \| ((?:CVE-\d+-\d+(?:, )?)+) \|", re.MULTILINE)
 
 FIXED_IN = {
@@ -36,19 +36,6 @@ def table() -> dict[str, tuple[str, list[str]]]:
     return {package: (floor, cves.split(", ")) for package, floor, cves in rows}
 
 
-def floors() -> dict[str, Version]:
-    """The lowest version of each dependency that may be installed."""
-    text = (ROOT / "pyproject.toml").read_text()
-    (listed,) = re.findall(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-    requirements = map(Requirement, re.findall(r'"([^"]+)"', listed))
-    return {
-        requirement.name: Version(specifier.version)
-        for requirement in requirements
-        for specifier in requirement.specifier
-        if specifier.operator == ">="
-    }
-
-
 def test_the_table_has_the_packages_that_read_what_strangers_send() -> None:
     assert set(table()) == {"grpcio", "protobuf", "orjson", "msgpack"}
     assert sorted(cve for _, cves in table().values() for cve in cves) == sorted(FIXED_IN)
@@ -61,3 +48,22 @@ def test_a_floor_is_the_tables_and_excludes_its_vulnerabilities(package: str) ->
     for cve in cves:
         assert Version(floor) >= Version(FIXED_IN[cve]), cve
     assert Version(version(package)) >= Version(floor)
+
+
+def written_by(file: str, pattern: str) -> Version:
+    """The version that a generated file says it was made with, or for."""
+    text = (ROOT / "serve_grpc" / "_generated" / file).read_text()
+    return Version(re.findall(pattern, text, re.MULTILINE)[0])
+
+
+def test_generated_code_is_of_the_pinned_tool_and_runs_on_the_floors_and_on_the_newest() -> None:
+    wanted = (ROOT / "protos" / "requirements.txt").read_text()
+    (tool,) = re.findall(r"^grpcio-tools==(.+)$", wanted, re.MULTILINE)
+    grpc = written_by("replica_pb2_grpc.py", r"^GRPC_GENERATED_VERSION = '(.+)'$")
+    protobuf = written_by("replica_pb2.py", r"^# Protobuf Python Version: (.+)$")
+    assert grpc == Version(tool)
+    assert floors()["grpcio"] >= grpc
+    assert floors()["protobuf"] >= protobuf
+    # A runtime takes code that was made for its own major version or for the one before.
+    assert ranges()["protobuf"].specifier.contains(f"{protobuf.major + 1}.99")
+    assert not ranges()["protobuf"].specifier.contains(f"{protobuf.major + 2}")
