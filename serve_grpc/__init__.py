@@ -12,6 +12,7 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     serialization.py  register_serializer
     allow_list.py     the serializers that a deployment, or this process, allows
     config.py         settings from the environment
+    threads.py        threads of our own
     caller/           from `handle.remote()` to a replica        (transport's loop)
     replica/          from a request to the user's code          (replica's loops)
     protocol/         frames and session machines                (pure)

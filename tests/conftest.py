@@ -29,6 +29,7 @@ if ROOT not in sys.path:  # `pytest` instead of `python -m pytest`
 # A call to Ray after the instance is gone is an error, not a reason to start another one.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
+from serve_grpc.threads import THREAD_NAME  # noqa: E402
 from tests.ray.instance import start_ray  # noqa: E402
 from tests.ray.waiting import eventually  # noqa: E402
 
@@ -141,7 +142,8 @@ def leftovers() -> list[str]:
     found += [
         repr(thread)
         for thread in threading.enumerate()
-        if "serve_grpc" in thread.name or "serve_grpc" in repr(getattr(thread, "function", ""))
+        if ("serve_grpc" in thread.name and not thread.name.startswith(THREAD_NAME))
+        or "serve_grpc" in repr(getattr(thread, "function", ""))
     ]
     return found
 

@@ -1,19 +1,18 @@
 """Runs the user's code by Ray Serve's rules, on the user's event loop.
 
 `async def` is awaited, `def` goes to Serve's thread pool unless it is switched off, generators of
-both kinds become streams that pause when their consumer's credit is used up. Invariant: each
-invocation given to `submit` or taken from the row of those that stand by ends in exactly one
-`on_outcome`.
+both kinds become streams (`streams.py`). Invariant: each invocation given to `submit` or taken from
+the row of those that stand by ends in exactly one `on_outcome`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 from anyio import to_thread
@@ -37,6 +36,7 @@ from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.replica.standby import SlotRelay, StandBy
+from serve_grpc.replica.streams import stream_in_this_thread, stream_on_loop
 from serve_grpc.serialization import Serializer, get_serializer
 
 __all__ = ["Executor", "Outputs"]
@@ -44,8 +44,6 @@ __all__ = ["Executor", "Outputs"]
 logger = logging.getLogger(LOGGER_NAME)
 
 STARTS_PER_TURN = 64
-ITEMS_PER_TURN = 16
-"""Of one stream whose generator never waits; then other streams, and the writer, have a turn."""
 
 
 class Outputs(Protocol):
@@ -279,8 +277,6 @@ class Executor:
             latency_ms=latency_ms,
         )
 
-    # ------------------------------------------------------------ streams
-
     async def _stream(
         self,
         invocation: Invocation,
@@ -289,59 +285,21 @@ class Executor:
         kwargs: dict[str, Any],
         serializer: Serializer,
     ) -> None:
+        dump = functools.partial(self._dump, serializer)
+        send = functools.partial(self._outputs.on_item, invocation)
         if method.in_thread:
-            await self._stream_in_thread(invocation, method, args, kwargs, serializer)
-            return
-        result = method.function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            result = await result
-        items = _as_async_iterator(result, method)
-        gate = invocation.gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
-        try:
-            sent = 0
-            async for item in items:
-                payload = self._dump(serializer, item)
-                await gate.enter(len(payload))
-                self._outputs.on_item(invocation, payload)
-                sent += 1
-                if sent == 1 or sent % ITEMS_PER_TURN == 0:
-                    await asyncio.sleep(0)  # the first item leaves before the others are made
-        except asyncio.CancelledError:
-            await _throw_cancelled(result)
-            raise
-        finally:
-            if inspect.isasyncgen(result):
-                await result.aclose()
-
-    async def _stream_in_thread(
-        self,
-        invocation: Invocation,
-        method: UserMethod,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        serializer: Serializer,
-    ) -> None:
-        # The whole generator runs in one thread, as Serve does it; the thread sleeps while there
-        # is no credit, and stops at its next item once the call is cancelled.
-        gate = invocation.gate = ThreadGate(*invocation.credit, is_held=invocation.is_held)
-
-        def produce() -> None:
-            result = method.function(*args, **kwargs)
-            if not inspect.isgenerator(result):
-                raise _not_a_generator(method)
+            gate = ThreadGate(*invocation.credit, is_held=invocation.is_held)
+            invocation.gate = gate
             try:
-                for item in result:
-                    payload = self._dump(serializer, item)
-                    if not gate.enter(len(payload)):
-                        return
-                    self._outputs.on_item(invocation, payload)
+                await to_thread.run_sync(
+                    stream_in_this_thread, method, args, kwargs, gate, dump, send
+                )
             finally:
-                result.close()
-
-        try:
-            await to_thread.run_sync(produce)
-        finally:
-            gate.close()
+                gate.close()
+        else:
+            loop_gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
+            invocation.gate = loop_gate
+            await stream_on_loop(method, args, kwargs, loop_gate, dump, send)
 
 
 def _cancelled(latency_ms: float) -> Outcome:
@@ -358,35 +316,3 @@ def _serializer(name: str, direction: str) -> Serializer:
         return get_serializer(name)
     except ValueError as error:
         raise SerializationError(str(error), serializer=name, direction=direction) from None
-
-
-def _not_a_generator(method: UserMethod) -> TypeError:
-    return TypeError(
-        f"Called method '{method.name}' with `handle.options(stream=True)` but it did not return "
-        "a generator."
-    )
-
-
-def _as_async_iterator(result: Any, method: UserMethod) -> AsyncIterator[Any]:
-    if inspect.isasyncgen(result):
-        return result
-    if inspect.isgenerator(result):
-        return _step(result)
-    raise _not_a_generator(method)
-
-
-async def _step(generator: Iterator[Any]) -> AsyncIterator[Any]:
-    for item in generator:
-        yield item
-
-
-async def _throw_cancelled(result: Any) -> None:
-    """Raise CancelledError where an async generator paused while its item waited for credit.
-
-    A generator that was cancelled inside its own code is already over.
-    """
-    if inspect.isasyncgen(result):
-        try:
-            await result.athrow(asyncio.CancelledError())
-        except (asyncio.CancelledError, StopAsyncIteration):
-            return
