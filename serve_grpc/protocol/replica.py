@@ -324,12 +324,14 @@ class ReplicaSession:
         else:
             add_small()
 
-    def reject(self, call_id: int) -> None:
-        """Turn a request away because the replica is full."""
-        if call_id in self.ongoing_ids:
-            self.ongoing_ids.discard(call_id)
-            self.outbox.batch.rejected.append(call_id)
-            self.outbox.added()
+    def reject(self, call_id: int) -> bool:
+        """Turn a request away because the replica is full; False if the call is over."""
+        if call_id not in self.ongoing_ids:
+            return False
+        self.ongoing_ids.discard(call_id)
+        self.outbox.batch.rejected.append(call_id)
+        self.outbox.added()
+        return True
 
     def slot_free(self) -> None:
         """Tell a caller that was turned away that it may try again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any
 
 from serve_grpc._serve.replicas import UserMethod
@@ -40,7 +40,7 @@ async def stream_on_loop(
     result = method.function(*args, **kwargs)
     if inspect.iscoroutine(result):
         result = await result
-    items = _as_async_iterator(result, method)
+    items = _as_async_generator(result, method)
     try:
         sent = 0
         async for item in items:
@@ -54,8 +54,7 @@ async def stream_on_loop(
         await _throw_cancelled(result)
         raise
     finally:
-        if inspect.isasyncgen(result):
-            await result.aclose()
+        await items.aclose()
 
 
 def stream_in_this_thread(
@@ -93,7 +92,7 @@ def _not_a_generator(method: UserMethod) -> TypeError:
     )
 
 
-def _as_async_iterator(result: Any, method: UserMethod) -> AsyncIterator[Any]:
+def _as_async_generator(result: Any, method: UserMethod) -> AsyncGenerator[Any, None]:
     if inspect.isasyncgen(result):
         return result
     if inspect.isgenerator(result):
@@ -101,9 +100,12 @@ def _as_async_iterator(result: Any, method: UserMethod) -> AsyncIterator[Any]:
     raise _not_a_generator(method)
 
 
-async def _step(generator: Iterator[Any]) -> AsyncIterator[Any]:
-    for item in generator:
-        yield item
+async def _step(generator: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
+    try:
+        for item in generator:
+            yield item
+    finally:
+        generator.close()
 
 
 async def _throw_cancelled(result: Any) -> None:
