@@ -157,8 +157,9 @@ class ReplicaSession:
                 self.outbox.batch.pong = value
                 self.outbox.added()
         if arrival.requests and self.state is SessionState.OPEN:
-            # Cumulative, so it rides on whatever leaves next; it never causes a message.
-            self.outbox.batch.requests_read = self._requests_read
+            # Cumulative, so it rides on whatever leaves next, beside the load that counts them; it
+            # never causes a message.
+            self.outbox.leaving.requests_read = self._requests_read
         return arrival
 
     def _define(self, template: Template) -> None:
@@ -340,9 +341,9 @@ class ReplicaSession:
 
     def stamp(self, ongoing: int, standby: int = 0) -> None:
         """Put the replica's load on the message that leaves next, and who may stand by."""
-        self.outbox.batch.ongoing = ongoing
-        if standby:
-            self.outbox.batch.standby = standby
+        batch = self.outbox.leaving
+        batch.ongoing = ongoing
+        batch.standby = standby
 
     def drain(self) -> None:
         """Take no more requests; those already returned by `receive` go on."""
