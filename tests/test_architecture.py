@@ -61,7 +61,7 @@ ONLY_IN = {
 # it. Rooms on one line know nothing of each other.
 ARROWS = (
     ("config", "errors", "deadlines", "payload", "threads", "_generated"),
-    ("pickling", "protocol"),
+    ("foreign", "pickling", "protocol"),
     ("serialization",),
     ("allow_list",),
     ("routing",),

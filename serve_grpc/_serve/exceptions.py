@@ -89,6 +89,10 @@ def raisable_from_message(message: Error, *, request_id: str, may_unpickle: bool
         cause = _as_text(message, request_id, "came pickled, and pickle is refused here")
     else:
         cause = _unpickle(message, request_id)
+    if isinstance(cause, StopIteration | StopAsyncIteration):
+        # Raised where a loop asks for an item, it would end the loop as if all were there.
+        stop, cause = cause, RuntimeError(f"the handler raised {type(cause).__name__}")
+        cause.__cause__ = stop
     task_error = RayTaskError(
         message.function_name,
         message.traceback,

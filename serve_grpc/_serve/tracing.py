@@ -8,7 +8,6 @@ Nothing here runs for a call that carries no context in a process that does not 
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from ray.serve._private import tracing_utils
@@ -20,8 +19,8 @@ from serve_grpc._serve.ingress_context import (
     ingress_context_from_bytes,
     ingress_context_to_bytes,
 )
-from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import SerializationError
+from serve_grpc.foreign import run_foreign
 
 __all__ = [
     "RouteSpan",
@@ -31,8 +30,6 @@ __all__ = [
     "is_tracing",
     "open_route_span",
 ]
-
-logger = logging.getLogger(LOGGER_NAME)
 
 
 def is_tracing() -> bool:
@@ -64,13 +61,10 @@ class RouteSpan:
         Args:
             error: `CancelledError` of a call that was given up, else None.
         """
-        try:
-            if error is not None:
-                self._span.record_exception(error, escaped=True)
-            self._span.end()
-        except Exception:
-            # A user's span processor; the loop that many calls share must not end with it.
-            logger.exception("a span could not be ended")
+        # It may end in a span processor of the user's; many calls share this loop.
+        if error is not None:
+            run_foreign("record an exception", self._span.record_exception, error, escaped=True)
+        run_foreign("end a span", self._span.end)
 
 
 def open_route_span(
@@ -187,13 +181,14 @@ class Scope:
             fields["grpc_context"] = _grpc_context(self._context.grpc_context)
         if not tracing_utils.is_tracing_enabled():
             return
-        self._manager = tracing_utils.TraceContextManager(
+        manager = tracing_utils.TraceContextManager(
             trace_name=f"replica_handle_request {deployment_name} {call_method}",
             trace_context=tracing_utils.extract_propagated_context(trace),
         )
-        self._manager.__enter__()
+        manager.__enter__()
+        self._manager = manager
         attributes = tracing_utils.SpanAttributes
-        self._manager.span.set_attributes(
+        manager.span.set_attributes(
             {
                 "request_id": fields["request_id"],
                 "replica_id": replica_id,
@@ -212,12 +207,13 @@ class Scope:
     def fail(self, error: BaseException) -> None:
         """Record what the code raised."""
         if self._manager is not None:
-            self._manager.span.record_exception(error, escaped=False)
+            span = self._manager.span
+            run_foreign("record an exception", span.record_exception, error, escaped=False)
 
     def leave(self) -> None:
         """End the span, in the task that `enter` was called in."""
         if self._manager is not None:
-            self._manager.__exit__(None, None, None)
+            run_foreign("end a span", self._manager.__exit__, None, None, None)
 
 
 def _grpc_context(data: bytes) -> Any:
