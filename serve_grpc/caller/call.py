@@ -217,12 +217,16 @@ class Call:
     # ------------------------------------------------------------ the consumer's side
 
     def cancel(self) -> None:
-        """Give the call up, from any thread; it ends with an error soon."""
+        """Give the call up, from any thread; it ends with an error soon.
+
+        Never at once, not even on the transport's loop: finalizers call this, ours and the user's,
+        and the garbage collector runs them in the midst of anything.
+        """
         if self.done or self.is_cancelled:
             return
         self.is_cancelled = True
         try:
-            self._mailbox.run(self._owner.cancel, self)
+            self._mailbox.post(self._owner.cancel, self)
         except RuntimeError:
             return  # the transport's loop is closed; its sessions, and their calls, are gone
 
