@@ -7,9 +7,10 @@ the event loop or the thread it is raised in.
 
 from __future__ import annotations
 
+import copy
 import threading
 
-__all__ = ["is_interrupt", "text_of"]
+__all__ = ["another", "is_interrupt", "text_of"]
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -32,3 +33,22 @@ def text_of(error: BaseException) -> str:
         if is_interrupt(reason):
             raise
         return f"(its text cannot be had: {type(reason).__name__})"
+
+
+def another(error: BaseException) -> BaseException:
+    """One like `error`, so that who raises it leaves no trace on the one that is kept.
+
+    `error` itself if it cannot be copied.
+    """
+    try:
+        copied = copy.copy(error)
+    except BaseException as reason:
+        if is_interrupt(reason):
+            raise
+        return error
+    if type(copied) is not type(error):
+        return error
+    copied.__traceback__, copied.__cause__ = error.__traceback__, error.__cause__
+    copied.__context__ = error.__context__
+    copied.__suppress_context__ = error.__suppress_context__
+    return copied

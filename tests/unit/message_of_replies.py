@@ -108,11 +108,15 @@ class Owner:
 class Line:
     """An open connection. To be made on a running loop.
 
+    Args:
+        new_call: The class of its calls.
+
     Attributes:
         ids: Of each call in its session, by its name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, new_call: type[Call] = Call) -> None:
+        self._new_call = new_call
         secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
         peer = Peer(ReplicaFacts("replica-1", "nowhere:1", max_ongoing_requests=100))
         self.connection = Connection(peer, Settings(), secrets)
@@ -128,7 +132,7 @@ class Line:
 
     def send(self, name: str, *, stream: bool = False) -> Call:
         """A call, on its way."""
-        call = Call(
+        call = self._new_call(
             fields(b"request", STREAM if stream else UNARY, request_id=name),
             owner=self.owner,
             mailbox=self._mailbox,
