@@ -20,6 +20,7 @@ from serve_grpc import pickling
 from serve_grpc.errors import SerializationError
 from serve_grpc.payload import Payload, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
+from serve_grpc.user_code import is_interrupt, text_of
 
 __all__ = [
     "PICKLES",
@@ -60,7 +61,7 @@ class Serializer:
             if self.name == "noop":
                 return _single_bytes(args, kwargs)
             return self.dumps((args, kwargs))
-        except Exception as error:
+        except BaseException as error:
             raise self._error("request", "serialize", (*args, *kwargs.values()), error) from error
 
     def load_request(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -78,7 +79,7 @@ class Serializer:
             if kwargs and not all(isinstance(name, str) for name in kwargs):
                 raise TypeError("names of keyword arguments are strings")
             return tuple(args), kwargs
-        except Exception as error:
+        except BaseException as error:
             raise self._error("request", "deserialize", (), error) from error
 
     def dump_response(self, value: Any) -> Payload:
@@ -89,7 +90,7 @@ class Serializer:
         """
         try:
             return self.dumps(value)
-        except Exception as error:
+        except BaseException as error:
             raise self._error("response", "serialize", (value,), error) from error
 
     def load_response(self, payload: Payload) -> Any:
@@ -100,20 +101,22 @@ class Serializer:
         """
         try:
             return self._loads(payload)
-        except Exception as error:
+        except BaseException as error:
             raise self._error("response", "deserialize", (), error) from error
 
     def _loads(self, payload: Payload) -> Any:
         return self.loads(payload if self.reads_pieces else joined(payload))
 
     def _error(
-        self, direction: str, verb: str, values: tuple[Any, ...], cause: Exception
+        self, direction: str, verb: str, values: tuple[Any, ...], cause: BaseException
     ) -> SerializationError:
+        if is_interrupt(cause):
+            raise cause
         offenders = [_type_name(v) for v in values if not self._fits(v)]
         what = f" a value of type {offenders[0]}" if offenders else ""
         return SerializationError(
             f"serializer {self.name!r} could not {verb}{what} in the {direction}: "
-            f"{type(cause).__name__}: {cause} ({self.hint})",
+            f"{type(cause).__name__}: {text_of(cause)} ({self.hint})",
             serializer=self.name,
             direction=direction,
         )
@@ -121,7 +124,9 @@ class Serializer:
     def _fits(self, value: Any) -> bool:
         try:
             self.dumps(value)
-        except Exception:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             return False
         return True
 

@@ -5,8 +5,10 @@ Shared by those who own calls: the router, and the calls that Serve's own router
 
 from __future__ import annotations
 
+from ray.serve.exceptions import RequestCancelledError
+
 from serve_grpc._generated.replica_pb2 import Error
-from serve_grpc._serve.exceptions import raisable_from_message
+from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc.allow_list import AllowList, check_call, takes_pickle
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
@@ -110,7 +112,7 @@ def end_with_reply(
     replica_id = connection.peer.facts.replica_id
     if kind == CallEventKind.ERROR:
         assert error is not None
-        call.fail(_raisable(error, call.fields.request_id, connection))
+        call.fail(_failure(error, call.fields.request_id, connection))
     elif kind == CallEventKind.TOO_LARGE:
         too_large = MessageTooLargeError(int(joined(payload)), max_message_bytes, "response")
         too_large.replica_id, too_large.may_have_executed = replica_id, True
@@ -119,10 +121,15 @@ def end_with_reply(
         call.succeed(payload)
 
 
-def _raisable(error: Error, request_id: str, connection: Connection) -> BaseException:
-    if error.code in (Error.USER_EXCEPTION, Error.CANCELLED):
+def _failure(
+    error: Error, request_id: str, connection: Connection
+) -> BaseException | RemoteException:
+    if error.code == Error.CANCELLED:
+        cancelled: BaseException = RequestCancelledError(request_id)
+        return cancelled
+    if error.code == Error.USER_EXCEPTION:
         may_unpickle = takes_pickle(connection.serializers)
-        return raisable_from_message(error, request_id=request_id, may_unpickle=may_unpickle)
+        return RemoteException(error, request_id=request_id, may_unpickle=may_unpickle)
     replica_id = connection.peer.facts.replica_id
     return error_from_message(error, request_id=request_id, replica_id=replica_id)
 

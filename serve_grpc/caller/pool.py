@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 import weakref
@@ -10,12 +11,14 @@ from collections import Counter, defaultdict
 
 from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionOwner
-from serve_grpc.config import Settings, settings
+from serve_grpc.config import LOGGER_NAME, Settings, settings
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["ConnectionPool", "pool_of"]
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 class ConnectionPool:
@@ -82,19 +85,18 @@ class ConnectionPool:
             await connection.aclose()
 
     def _tick(self) -> None:
-        now_s = time.monotonic()
-        for connection in self._connections.values():
-            was_ready = connection.peer.state is PeerState.READY
-            connection.beat(now_s)
-            if was_ready is not (connection.peer.state is PeerState.READY):
-                for owner in tuple(connection.owners):
-                    owner.on_change(connection)
         interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
             self._loop.call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
             if self._connections
             else None
         )
+        now_s = time.monotonic()
+        for connection in tuple(self._connections.values()):
+            try:
+                connection.beat(now_s)
+            except Exception:  # the others still get theirs, and the next tick comes
+                logger.exception("no heartbeat for %r", connection)
 
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ConnectionPool] = (

@@ -65,10 +65,14 @@ def test_the_caller_needs_nothing_of_what_it_passes_on(transport: TransportLoop)
     assert CLOUDPICKLE.dump_request((value,), {})
 
 
-def test_a_result_that_was_loaded_is_sent_as_it_is_now(transport: TransportLoop) -> None:
+def test_a_result_that_was_changed_by_its_consumer_is_sent_as_it_came(
+    transport: TransportLoop,
+) -> None:
     response = response_of(transport, pickle.dumps([1]))
-    result = response.result()
-    assert asyncio.run(resolved(response, CLOUDPICKLE)) is result
+    response.result().append(2)
+    value = asyncio.run(resolved(response, CLOUDPICKLE))
+    args, _ = CLOUDPICKLE.load_request(CLOUDPICKLE.dump_request((value,), {}))
+    assert args == ([1],)
 
 
 @pytest.mark.parametrize(
