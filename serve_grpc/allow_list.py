@@ -1,7 +1,7 @@
 """Which serializers may be used: what a deployment takes, and what this process takes.
 
 A list is a frozen set of names in lower case; None means all that are registered. A deployment's
-list stands in its code and in the metadata of its replicas, a process' list in
+list travels beside its code and stands in the metadata of its replicas, a process' list in
 `SERVE_GRPC_SERIALIZERS`. Where both hold, only what is in both may be used. Pickle is refused by a
 list that names neither "pickle" nor "cloudpickle"; pickled exceptions then travel as text.
 """

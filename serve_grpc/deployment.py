@@ -1,15 +1,13 @@
 """How an app opts in: a decorator, one line for an existing app, or wrapped handles.
 
-A deployment's class or function gets the public `record_replica_metadata` hook, which starts the
-replica's server and publishes its address, and its constructor gets handles of ours. Nothing else
-about the deployment changes: what comes out is an ordinary `serve.Deployment`.
+The deployment's replicas start our server and publish its address, and handles among the
+constructor's arguments become ours. Nothing else changes: what comes out is a `serve.Deployment` of
+the user's own class or function, which knows nothing of it.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
-import types
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
@@ -17,17 +15,13 @@ from ray import serve
 from ray.serve import handle as serve_handle
 from ray.serve.deployment import Application, Deployment
 
+from serve_grpc._serve.definitions import add_metadata, on_load
 from serve_grpc._serve.scanning import replace_objects
 from serve_grpc.allow_list import AllowList, allow_list, narrowed
 from serve_grpc.handle import DeploymentHandle, wrap
-from serve_grpc.serialization import registered_serializers, restore_serializers
+from serve_grpc.serialization import Serializer, registered_serializers, restore_serializers
 
 __all__ = ["deployment", "enable", "get_app_handle", "get_deployment_handle", "run", "wrap"]
-
-HOOK = "record_replica_metadata"
-_MARK = "__serve_grpc_serializers__"
-"""On a class or function that serves gRPC: its list of serializers."""
-_USERS_HOOK = "__serve_grpc_users_hook__"
 
 
 @overload
@@ -43,9 +37,10 @@ def deployment(
 ) -> Any:
     """As `ray.serve.deployment`, for a deployment whose replicas also serve gRPC.
 
-    Takes all options of `ray.serve.deployment`, on a class, a function, or a class under
-    `@serve.ingress`. Native handles among the constructor's arguments, in nested containers too,
-    arrive as `serve_grpc.DeploymentHandle`.
+    Takes all options of `ray.serve.deployment`, on a class, a function, a class under
+    `@serve.ingress`, or a deployment, such as `@serve.deployment` makes, whose options they then
+    replace. The class or function stays as it is. Native handles among the constructor's
+    arguments, in nested containers too, arrive as `serve_grpc.DeploymentHandle`.
 
     Args:
         serializers: Names of the only serializers that its replicas take and answer with over
@@ -69,12 +64,12 @@ def deployment(
 def _decorate(
     func_or_class: Callable[..., Any], *, allowed: AllowList, options: dict[str, Any]
 ) -> Deployment:
-    # Serve takes the name from what it decorates, and says what is wrong with anything else.
-    if not (inspect.isclass(func_or_class) or inspect.isfunction(func_or_class)):
-        result: Deployment = serve.deployment(func_or_class, **options)
-        return result
-    decorated: Deployment = serve.deployment(**options)(_enabled(func_or_class, allowed))
-    return decorated
+    if isinstance(func_or_class, Application):
+        raise TypeError("expected a class or function, got an Application: see serve_grpc.enable")
+    if not isinstance(func_or_class, Deployment):
+        func_or_class, options = serve.deployment(**options)(func_or_class), {}
+    # Internal: not as if the user had chosen options.
+    return _opted_in(func_or_class, allowed, **options or {"_internal": True})
 
 
 def enable(app: Application, *, serializers: Iterable[str] | None = None) -> Application:
@@ -108,12 +103,7 @@ def _enable(app: Application, done: dict[int, Application], allowed: AllowList) 
         (bound.init_args, bound.init_kwargs),
         lambda child: _enable(child, done, allowed),
     )
-    enabled = bound.options(
-        func_or_class=_enabled(bound.func_or_class, allowed),
-        _init_args=args,
-        _init_kwargs=kwargs,
-        _internal=True,
-    )
+    enabled = _opted_in(bound, allowed, _init_args=args, _init_kwargs=kwargs, _internal=True)
     result = done[id(app)] = Application(enabled)
     router = getattr(app, "_ingress_request_router", None)
     if router is not None:
@@ -122,121 +112,89 @@ def _enable(app: Application, done: dict[int, Application], allowed: AllowList) 
 
 
 def run(target: Application, **options: Any) -> DeploymentHandle[Any]:
-    """As `ray.serve.run`; returns a handle of ours."""
-    return wrap(serve.run(target, **options))
+    """As `ray.serve.run`; returns a handle of ours, the one that `get_app_handle` gives too."""
+    return _handle_beside(serve.run(target, **options))
 
 
 def get_app_handle(name: str) -> DeploymentHandle[Any]:
-    """As `ray.serve.get_app_handle`; returns a handle of ours."""
-    return wrap(serve.get_app_handle(name))
+    """As `ray.serve.get_app_handle`; returns a handle of ours, the same each time Serve gives the
+    same one: it keeps `RAY_SERVE_MAX_CACHED_HANDLES` of them in a process."""
+    return _handle_beside(serve.get_app_handle(name))
 
 
 def get_deployment_handle(
     deployment_name: str, app_name: str | None = None, **options: Any
 ) -> DeploymentHandle[Any]:
-    """As `ray.serve.get_deployment_handle`; returns a handle of ours."""
-    return wrap(serve.get_deployment_handle(deployment_name, app_name, **options))
+    """As `ray.serve.get_deployment_handle`; returns a handle of ours, the same each time, as
+    `get_app_handle` does."""
+    return _handle_beside(serve.get_deployment_handle(deployment_name, app_name, **options))
 
 
-# ------------------------------------------------------------ the deployment's code
+def _handle_beside(native: serve_handle.DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    # Kept in Serve's handle, so it lives as long and no longer. A handle with a router of its own
+    # is bound to one event loop, and one that was shut down is of no use.
+    kept: DeploymentHandle[Any] | None = vars(native).get(_BESIDE)
+    if kept is None or kept._family.owns_router or kept._family.is_shut_down:
+        kept = vars(native)[_BESIDE] = wrap(native)
+    return kept
 
 
-def _enabled(func_or_class: Any, allowed: AllowList) -> Any:
-    if isinstance(func_or_class, str):  # a Java class
-        return func_or_class
-    is_class = inspect.isclass(func_or_class)
-    if not hasattr(func_or_class, _MARK):
-        return (_enabled_class if is_class else _enabled_function)(func_or_class, allowed)
-    before: AllowList = getattr(func_or_class, _MARK)
+_BESIDE = "_serve_grpc_handle"
+
+
+# ------------------------------------------------------------ the deployment
+
+
+class _OptedIn(Deployment):
+    """A deployment whose replicas serve gRPC, as do those of all that is made of it."""
+
+    serializers: AllowList = None
+
+    @functools.wraps(Deployment.options)
+    def options(self, *args: Any, **options: Any) -> Deployment:
+        return _copy(self, self.serializers, *args, **options)
+
+
+def _opted_in(deployment: Deployment, allowed: AllowList, **options: Any) -> Deployment:
+    """The same deployment with these options, serving gRPC; it takes what is in both lists."""
+    before = deployment.serializers if isinstance(deployment, _OptedIn) else None
     both = narrowed(before, allowed)
-    if both == before:
-        return func_or_class
-    if not both:
-        raise ValueError(f"{func_or_class.__name__} takes none of these serializers: {allowed}")
-    if is_class:
-        return _subclass(func_or_class, {_MARK: both})
-    return _enabled_function(func_or_class, both)
+    if both is not None and not both:
+        raise ValueError(f"{deployment.name} takes none of these serializers: {allowed}")
+    return _copy(deployment, both, **options)
 
 
-def _subclass(cls: type, attributes: dict[str, Any]) -> type:
-    namespace = {
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-        **attributes,
-    }
-    return types.new_class(cls.__name__, (cls,), exec_body=lambda ns: ns.update(namespace))
-
-
-def _enabled_class(cls: type, allowed: AllowList) -> type:
-    users_hook = getattr(cls, HOOK, None)
-    users_init: Any = getattr(cls, "__init__")  # noqa: B009 (mypy: unsound on an instance)
-
-    serializers = registered_serializers()
-
-    async def record_replica_metadata(self: Any) -> dict[str, Any]:
-        restore_serializers(serializers)
-        users = await _users_metadata(users_hook, self)
-        return {**users, **await _publish(getattr(self, _MARK))}
-
-    if inspect.iscoroutinefunction(users_init):  # a class under @serve.ingress, say
-
-        async def async_init(self: Any, *args: Any, **kwargs: Any) -> None:
-            restore_serializers(serializers)  # the constructor may make calls
-            args, kwargs = _with_our_handles(args, kwargs)
-            await users_init(self, *args, **kwargs)
-
-        init: Any = async_init
-    else:
-
-        def sync_init(self: Any, *args: Any, **kwargs: Any) -> None:
-            restore_serializers(serializers)
-            args, kwargs = _with_our_handles(args, kwargs)
-            users_init(self, *args, **kwargs)
-
-        init = sync_init
-
-    functools.update_wrapper(init, users_init)
-    return _subclass(cls, {"__init__": init, HOOK: record_replica_metadata, _MARK: allowed})
-
-
-def _enabled_function(function: types.FunctionType, allowed: AllowList) -> types.FunctionType:
-    # A copy, so that the user's own function keeps its attributes.
-    copy = types.FunctionType(
-        function.__code__,
-        function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
+def _copy(deployment: Deployment, allowed: AllowList, *args: Any, **options: Any) -> Deployment:
+    made = Deployment.options(deployment, *args, **options)
+    if not options.keys().isdisjoint(("_init_args", "_init_kwargs")):  # with handles among them?
+        given = made.init_args, made.init_kwargs
+        ours = replace_objects((serve_handle.DeploymentHandle, Application), given, _ours)
+        if ours is not given:
+            init_args, init_kwargs = ours
+            made = Deployment.options(
+                made, _init_args=init_args, _init_kwargs=init_kwargs, _internal=True
+            )
+    copy = _OptedIn(
+        made.name,
+        made._deployment_config,
+        made._replica_config,
+        version=made.version,
+        _internal=True,
     )
-    functools.update_wrapper(copy, function)
-    del copy.__wrapped__  # type: ignore[attr-defined]
-    copy.__kwdefaults__ = function.__kwdefaults__
-    # One that serves gRPC already has a hook of ours, around the user's.
-    users_hook = getattr(function, _USERS_HOOK, getattr(function, HOOK, None))
-
-    serializers = registered_serializers()
-
-    async def record_replica_metadata() -> dict[str, Any]:
-        restore_serializers(serializers)
-        users = await _users_metadata(users_hook)
-        return {**users, **await _publish(allowed)}
-
-    setattr(copy, HOOK, record_replica_metadata)
-    setattr(copy, _USERS_HOOK, users_hook)
-    setattr(copy, _MARK, allowed)
+    copy.serializers = allowed
+    if not isinstance(made.func_or_class, str):  # a Java class
+        on_load(copy, functools.partial(_on_loaded, allowed, registered_serializers()))
     return copy
 
 
-async def _users_metadata(hook: Callable[..., Any] | None, *self_if_method: Any) -> dict[str, Any]:
-    if hook is None:
-        return {}
-    metadata = hook(*self_if_method)
-    if inspect.isawaitable(metadata):
-        metadata = await metadata
-    if metadata is not None and not isinstance(metadata, dict):
-        raise TypeError(f"{HOOK} must return a dict, got {type(metadata).__name__}.")
-    return metadata or {}
+def _ours(found: Any) -> Any:
+    # An application is a part of the graph, and becomes a handle when Serve builds it.
+    return found if isinstance(found, Application) else wrap(found)
+
+
+def _on_loaded(allowed: AllowList, serializers: dict[str, Serializer], code: Any) -> None:
+    restore_serializers(serializers)  # before the constructor, which may make calls
+    add_metadata(code, functools.partial(_publish, allowed))
 
 
 async def _publish(allowed: AllowList) -> dict[str, Any]:
@@ -244,12 +202,3 @@ async def _publish(allowed: AllowList) -> dict[str, Any]:
     from serve_grpc.replica.endpoint import publish_endpoint
 
     return await publish_endpoint(allowed)
-
-
-def _with_our_handles(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    replaced: tuple[tuple[Any, ...], dict[str, Any]] = replace_objects(
-        serve_handle.DeploymentHandle, (args, kwargs), wrap
-    )
-    return replaced

@@ -29,7 +29,6 @@ if ROOT not in sys.path:  # `pytest` instead of `python -m pytest`
 # A call to Ray after the instance is gone is an error, not a reason to start another one.
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
-from serve_grpc.threads import THREAD_NAME  # noqa: E402
 from tests.ray.instance import start_ray  # noqa: E402
 from tests.ray.waiting import eventually  # noqa: E402
 
@@ -127,6 +126,9 @@ _channels: weakref.WeakSet[Any] = weakref.WeakSet()
 
 def leftovers() -> list[str]:
     """What of the package is still alive in this process: sessions, channels, timers."""
+    # Not above: scripts that import this file look at a process without the package.
+    from serve_grpc.threads import THREAD_NAME
+
     gc.collect()
     with warnings.catch_warnings():  # some libraries' objects warn when they are looked at
         warnings.simplefilter("ignore")

@@ -54,7 +54,7 @@ ONLY_IN = {
     # What frames say is never pickled: only payloads, and exceptions beside what is told of them.
     "pickle": ("pickling.py", "serialization.py", "arguments.py", "_serve/exceptions.py"),
     "cloudpickle": (),
-    "ray.cloudpickle": ("serialization.py", "_serve/exceptions.py"),
+    "ray.cloudpickle": ("serialization.py", "_serve/exceptions.py", "_serve/definitions.py"),
 }
 
 # Rooms, from the one that knows least to those that know most; a room imports only what is before

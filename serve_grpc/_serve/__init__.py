@@ -6,6 +6,7 @@
     request_routers.py  requests that Serve's own router places, over our sessions
     handles.py          a handle's default marker and flag, the router of Serve's own handle
     requests.py         request context, parents and children of a request
+    definitions.py      what a replica loads as its code, and the metadata it publishes
     replicas.py         the replica this process runs: admission, metrics, user's methods
     ingress_context.py  the gRPC ingress' context as bytes
     tracing.py          Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
@@ -29,6 +30,7 @@ does so, and runs the tests of a real Serve, on the newest patch of each of thes
 | `RequestRouter._create_replica_wrapper_func` (wrapped on the instance), `RunningReplica._grpc_replica_wrapper` (set on the instance), `.stub`, `.actor_id`, `ReplicaWrapper`, `gRPCReplicaWrapper`, `ReplicaResult`, `ReplicaQueueLengthInfo`, `RequestMetadata` (extended), `RequestMetadata._client`, `._reserved_slot_token`, `DeploymentHandle._init_router_and_get_metadata` (extended), `._dispatch` (in handle.py) | a sender of ours in Serve's router |
 | `DeploymentHandle._init`, `._init_router`, `._options`, `._remote`, `._router`, `._create_router`, `._is_router_running_in_separate_loop` (of the class that ours extends, in handle.py), `DeploymentHandle._create_request_counter`, `DynamicHandleOptions._by_reference`, `utils.DEFAULT`, `utils.get_random_string`, `context._get_internal_replica_context`, `GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR`, `inside_ray_client_context` | Serve's own path, options, routers that handles share |
 | `Application._bound_deployment`, `._ingress_request_router`, `._with_ingress_request_router` (in deployment.py), `_PyObjScanner` | the application graph |
+| `Deployment._deployment_config`, `._replica_config` (in deployment.py too), `ReplicaConfig.deployment_def`, `.serialized_deployment_def` (set), `UserCallableWrapper._deployment_def`, `.initialize_callable` (wrapped on the instance), `._user_record_replica_metadata` (set on the instance), `._call_func_or_gen` | what a replica loads, and the metadata it publishes |
 | `worker.global_worker`, `global_worker.actors`, `ReplicaActor._replica_impl` | the running replica |
 | `Semaphore._value`, `Replica._semaphore`, `._reserved_slots`, `._metrics_manager`, `._event_loop`, `._user_callable_wrapper`, `._quiescing`, `._shutting_down`, `.perform_graceful_shutdown` (wrapped on the instance), `._replica_id`, `._deployment_id`, `._ingress`, `._access_log_context`, `.get_num_ongoing_requests` | admission, accounting, shutdown |
 | `ReplicaMetricsManager.inc_/dec_num_ongoing_requests`, `.record_request_metrics`, `RequestMetadata` | what Serve counts of a replica's requests |

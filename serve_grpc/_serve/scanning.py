@@ -10,20 +10,22 @@ from ray.dag.py_obj_scanner import _PyObjScanner
 __all__ = ["replace_objects"]
 
 
-def replace_objects(kind: type, container: Any, replacement: Callable[[Any], Any]) -> Any:
-    """`container` with each object of `kind` in it replaced.
+def replace_objects(
+    kind: type | tuple[type, ...], container: Any, replacement: Callable[[Any], Any]
+) -> Any:
+    """`container` with each object of `kind` in it replaced; what is in such an object is not seen.
 
     The way Serve itself finds applications and handles among constructor arguments: by pickling
-    them, so nesting of any depth and objects' attributes are covered. Without such an object the
-    container itself is returned, not a copy.
+    them, so nesting of any depth and objects' attributes are covered. Where nothing is
+    replaced by another object the container itself is returned, not a copy.
     """
     scanner: Any = _PyObjScanner(source_type=kind)
     try:
         found = scanner.find_nodes(container)
-        if not found:
+        table = {id(obj): replacement(obj) for obj in found}
+        if all(table[id(obj)] is obj for obj in found):
             return container
-        table = _ById({id(obj): replacement(obj) for obj in found})
-        return scanner.replace_nodes(table)
+        return scanner.replace_nodes(_ById(table))
     finally:
         scanner.clear()
 

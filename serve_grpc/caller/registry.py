@@ -62,11 +62,13 @@ class HandleFamily:
 
     Attributes:
         owns_router: Whether their router serves no other handle.
+        is_shut_down: Whether one of them was shut down, and with it all.
         said: What was logged once.
     """
 
     def __init__(self) -> None:
         self.owns_router = True
+        self.is_shut_down = False
         self.said: set[str] = set()
         self._handles: weakref.WeakSet[Any] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -78,6 +80,7 @@ class HandleFamily:
 
     def shut_down(self, router: Router) -> None:
         """Let later calls of all copies fail."""
+        self.is_shut_down = True
         if self.owns_router:
             router.mailbox.run(router.close, SHUT_DOWN)
             return

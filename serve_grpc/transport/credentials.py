@@ -7,6 +7,7 @@ that is missing stops the start; there is no way back to plaintext.
 from __future__ import annotations
 
 import grpc
+from grpc.aio import _channel
 
 from serve_grpc.config import Settings
 
@@ -87,15 +88,17 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
 
 
 def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
-    """A channel to `address`; connects when it is first used."""
+    """A channel to `address` for a session; connects when it is first used."""
+    # Not by the names in `grpc.aio`: libraries that observe gRPC replace those for the whole
+    # process, and a session is no request that could be observed (see `interceptors.py`).
     options = channel_options()
     if not settings.use_tls:
-        return grpc.aio.insecure_channel(address, options=options)
+        return _channel.insecure_channel(address, options=options)
     certificate, key, authority = _tls_files(settings)
     credentials = grpc.ssl_channel_credentials(
         root_certificates=authority, private_key=key, certificate_chain=certificate
     )
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    return _channel.secure_channel(address, credentials, options=options)
 
 
 def bind(server: grpc.aio.Server, address: str, settings: Settings) -> int:

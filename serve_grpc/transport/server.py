@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -26,6 +25,7 @@ from serve_grpc.protocol.wire import MAX_BATCH_BYTES, WireError
 from serve_grpc.transport.credentials import bind, largest_message, server_options
 from serve_grpc.transport.doorstep import Doorstep
 from serve_grpc.transport.ending import Ending
+from serve_grpc.transport.interceptors import Doors, open_server
 from serve_grpc.transport.membership import UNAUTHENTICATED, Membership, SignedMetadata
 from serve_grpc.transport.plain_call import PlainCall, abort
 from serve_grpc.transport.secrets import ClusterSecrets
@@ -201,10 +201,15 @@ class ReplicaServer:
         self._max_silence_s = max(MAX_SILENCE_S, SILENT_HEARTBEATS * settings.heartbeat_interval_s)
         self._epochs = 0
         self._is_draining = False
-        self._server = grpc.aio.server(
+        self._server = open_server(
+            Doors(
+                SERVICE,
+                session=grpc.stream_stream_rpc_method_handler(self._session),
+                read=self._read,
+            ),
+            SignedMetadata(self._membership, SERVICE),
             options=server_options(settings),
             maximum_concurrent_rpcs=settings.max_connections + MAX_OTHER_CALLS,
-            interceptors=[SignedMetadata(self._membership, SERVICE)],
         )
         self._health = health.aio.HealthServicer()
         self._add_doors()
@@ -218,15 +223,19 @@ class ReplicaServer:
         return len(self._streams)
 
     def _add_doors(self) -> None:
+        messages = {
+            "request_deserializer": CallRequest.FromString,
+            "response_serializer": CallReply.SerializeToString,
+        }
         self._server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(
                     SERVICE,
                     {
-                        # Read by hand, so that a request is read only when there is room for it.
-                        "Call": grpc.stream_unary_rpc_method_handler(self._call),
-                        "CallStream": grpc.stream_stream_rpc_method_handler(self._call_stream),
-                        "Session": grpc.stream_stream_rpc_method_handler(self._session),
+                        "Call": grpc.unary_unary_rpc_method_handler(self._call, **messages),
+                        "CallStream": grpc.unary_stream_rpc_method_handler(
+                            self._call_stream, **messages
+                        ),
                     },
                 ),
             )
@@ -317,22 +326,22 @@ class ReplicaServer:
         finally:
             self._streams.discard(stream)
 
-    async def _call(self, _: object, context: Any) -> bytes:
-        call = await self._open_plain(context, is_stream=False)
+    async def _call(self, request: CallRequest, context: Any) -> CallReply:
+        call = self._open_plain(request, context, is_stream=False)
         try:
             output = await call.next()
             if isinstance(output, bytes):
-                return _reply(output)
+                return CallReply(payload=output)
             assert output is not None, "a unary call ends with a result or an error"
             await abort(context, output)
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
-    async def _call_stream(self, _: object, context: Any) -> None:
-        call = await self._open_plain(context, is_stream=True)
+    async def _call_stream(self, request: CallRequest, context: Any) -> AsyncIterator[CallReply]:
+        call = self._open_plain(request, context, is_stream=True)
         try:
             while isinstance(output := await call.next(), bytes):
-                await context.write(_reply(output))
+                yield CallReply(payload=output)
                 if call.on_taken is not None:
                     call.on_taken(len(output))
             if output is not None:
@@ -340,7 +349,8 @@ class ReplicaServer:
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
-    async def _open_plain(self, context: Any, *, is_stream: bool) -> PlainCall:
+    async def _read(self, context: Any, method: str) -> bytes:
+        # By hand, so that a request is read only when there is room for it.
         async with Ending(context) as ending:
             visit = await self._doorstep.enter(ending)
             try:
@@ -349,16 +359,14 @@ class ReplicaServer:
                 visit.leave()
         if data is grpc.aio.EOF:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call has one request")
-        method = f"/{SERVICE}/{'CallStream' if is_stream else 'Call'}"
-        metadata = context.invocation_metadata()
-        if not await self._membership.is_proven(metadata, method, data):
+        if not await self._membership.is_proven(context.invocation_metadata(), method, data):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
-        try:
-            request = CallRequest.FromString(data)
-        except DecodeError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a CallRequest: {error}")
+        return bytes(data)
+
+    def _open_plain(self, request: CallRequest, context: Any, *, is_stream: bool) -> PlainCall:
+        metadata = context.invocation_metadata() or ()
+        trace = {k: v for k, v in metadata if k in TRACE_KEYS and isinstance(v, str)}
         remaining = context.time_remaining()
-        trace = {k: v for k, v in metadata or () if k in TRACE_KEYS and isinstance(v, str)}
         call = PlainCall(request, is_stream=is_stream, timeout_s=remaining, trace=trace)
         self._dispatcher.on_plain_call(call)
         return call
@@ -367,8 +375,3 @@ class ReplicaServer:
 async def _stop(writing: asyncio.Task[None]) -> None:
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
-
-
-def _reply(payload: bytes) -> bytes:
-    data: bytes = CallReply(payload=payload).SerializeToString()
-    return data

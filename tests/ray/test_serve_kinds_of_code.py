@@ -8,7 +8,7 @@ from ray import serve
 from ray.serve.schema import ServeDeploySchema
 
 import serve_grpc
-from tests.ray.apps.kinds import Api, diamond, enabled_diamond, in_loop_app, kinds_app
+from tests.ray.apps.kinds import Api, diamond, enabled_diamond, healthy, in_loop_app, kinds_app
 from tests.ray.apps.plain import Plain
 from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually
@@ -88,6 +88,20 @@ def test_class_with_async_constructor(root):
     assert of("AsyncInit", False).remote().result(timeout_s=20) == 7
 
 
+@BOTH
+def test_a_class_that_cannot_be_extended_sees_nothing_of_ours(root, by_reference):
+    handle = of("Sealed", by_reference)
+    assert handle.remote().result(timeout_s=20) == [True, ["other"]]
+    with pytest.raises(Exception, match=r"Available methods: \['other'\]"):
+        handle.missing.remote().result(timeout_s=20)
+
+
+def test_a_deployment_under_both_decorators_is_one_of_ours(root):
+    response = of("Twice", False).remote()
+    assert response.result(timeout_s=20) == 2
+    assert not response.by_reference
+
+
 def test_metadata_of_the_user_and_ours_are_both_published(root):
     handle = of("AsyncInit", False)
     handle.remote().result(timeout_s=20)
@@ -125,6 +139,16 @@ def test_fastapi_class_is_called_by_handle_and_over_http(deploy):
     assert answer.json() == {"text": "hello me"}
 
 
+def test_function_without_parameters_behind_wraps_answers_over_http(deploy):
+    handle = deploy(healthy.bind(), "healthy", route_prefix="/healthy")
+    assert handle.remote().result(timeout_s=20) == "ok"
+    port = serve.context._get_global_client().http_config.port
+    answer = eventually(
+        lambda: (r := httpx.get(f"http://127.0.0.1:{port}/healthy")).status_code != 404 and r
+    )
+    assert (answer.status_code, answer.text) == (200, "ok")
+
+
 def test_deployment_options_still_apply(deploy):
     enabled = serve_grpc.deployment(Plain).options(
         name="Renamed", num_replicas=2, ray_actor_options={"num_cpus": 0.01}
@@ -150,7 +174,7 @@ def test_enabled_diamond_speaks_grpc_inside(enabled):
 
 def test_enable_leaves_the_given_application_alone():
     assert enabled_diamond is not diamond
-    assert not hasattr(diamond._bound_deployment.func_or_class, "record_replica_metadata")
+    assert not hasattr(diamond._bound_deployment, "serializers")
     with pytest.raises(TypeError, match="Application"):
         serve_grpc.enable("not an application")
 

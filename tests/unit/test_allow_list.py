@@ -20,7 +20,6 @@ from serve_grpc.allow_list import (
 )
 from serve_grpc.caller.router import Router
 from serve_grpc.config import Settings
-from serve_grpc.deployment import _MARK
 from serve_grpc.errors import SerializationError
 from serve_grpc.replica.executor import Executor
 from serve_grpc.routing.peer import ReplicaFacts
@@ -123,7 +122,7 @@ def test_the_process_is_named_where_it_is_the_process_that_refuses() -> None:
 
 
 def list_of(deployment: Any) -> Any:
-    return getattr(deployment.func_or_class, _MARK)
+    return deployment.serializers
 
 
 class Service:
@@ -182,11 +181,14 @@ def test_lists_that_have_nothing_in_common_are_refused() -> None:
         serve_grpc.enable(app, serializers=PLAIN)
 
 
-def test_a_subclass_of_a_deployments_class_keeps_its_list() -> None:
-    strict = serve_grpc.deployment(serializers=PLAIN)(Service).func_or_class
-    child = type("Child", (strict,), {})
-    assert list_of(serve_grpc.deployment(child)) == PLAIN
-    assert list_of(serve_grpc.deployment(serializers=["msgpack", "noop"])(child)) == {"msgpack"}
+def test_a_list_is_the_deployments_and_not_its_codes() -> None:
+    strict = serve_grpc.deployment(serializers=PLAIN)(Service)
+    child = type("Child", (strict.func_or_class,), {})
+    for code in (Service, child):
+        assert list_of(serve_grpc.deployment(code)) is None
+        assert list_of(serve_grpc.deployment(serializers=["msgpack"])(code)) == {"msgpack"}
+    assert list_of(serve_grpc.deployment(serializers=["msgpack", "noop"])(strict)) == {"msgpack"}
+    assert list_of(strict) == PLAIN
 
 
 # ------------------------------------------------------------ what callers are told

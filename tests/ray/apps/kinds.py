@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from ray import serve
 
 import serve_grpc
 
-__all__ = ["Api", "diamond", "enabled_diamond", "in_loop_app", "kinds_app"]
+__all__ = ["Api", "diamond", "enabled_diamond", "healthy", "in_loop_app", "kinds_app"]
 
 OPTIONS = {
     "ray_actor_options": {"num_cpus": 0.01},
@@ -80,11 +81,61 @@ class AsyncInit:
         return {"mine": self.value}
 
 
+class Sealer(type):
+    """Of classes that cannot be extended."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:
+        if any(isinstance(each, Sealer) for each in bases):
+            raise TypeError(f"{name} extends a sealed class")
+        return super().__new__(cls, name, bases, space)
+
+
+@serve_grpc.deployment(**OPTIONS)
+class Sealed(metaclass=Sealer):
+    """Looks at itself."""
+
+    __slots__ = ()
+
+    async def __call__(self) -> Any:
+        mine = [name for name in dir(self) if not name.startswith("__")]
+        return [type(self).__mro__ == (type(self), object), mine]
+
+    async def other(self) -> None:
+        """Another method."""
+
+
+def timed(function: Any) -> Any:
+    """A decorator as users write them."""
+
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+@serve_grpc.deployment(**OPTIONS)
+@timed
+async def healthy() -> str:
+    return "ok"
+
+
+@serve_grpc.deployment(max_ongoing_requests=20)
+@serve.deployment(**{**OPTIONS, "max_ongoing_requests": 3})
+class Twice:
+    """Under both decorators."""
+
+    async def __call__(self) -> int:
+        return 2
+
+
 @serve_grpc.deployment(**OPTIONS)
 class Root:
     """Gets handles in every shape."""
 
-    def __init__(self, plain: Any, listed: list[Any], mapped: dict[str, Any], *, deep: Any) -> None:
+    def __init__(
+        self, plain: Any, listed: list[Any], mapped: dict[str, Any], *_: Any, deep: Any
+    ) -> None:
         self.handles = {
             "plain": plain,
             "listed": listed[0],
@@ -108,6 +159,8 @@ def kinds_app() -> serve.Application:
         async_function.bind(),
         [sync_function.bind(), 1],
         {"inner": AsyncInit.bind(7), "other": async_generator.bind()},
+        Sealed.bind(),
+        Twice.bind(),
         deep={"a": ({"b": serve_grpc.deployment(**OPTIONS)(Sync).bind()},)},
     )
 
