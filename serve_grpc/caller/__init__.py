@@ -2,9 +2,11 @@
 
 call.py        one call: its state, and those who wait for it (any thread)
 context.py     what a call takes along of its trace
+making.py      makes the calls of a handle (any thread)
 registry.py    the router of each deployment that handles share
 router.py      picks a replica for each call of a deployment, or lets it wait (transport loop)
 waiting.py     the calls that wait
+watch.py       whether Serve is still there, while calls wait for it
 replicas.py    the replicas of one router, and the pick among them
 connection.py  the session to one replica, and its heartbeat
 penalty.py     replicas that fail their calls

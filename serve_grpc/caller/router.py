@@ -32,6 +32,7 @@ from serve_grpc.caller.replicas import Replicas
 from serve_grpc.caller.reporting import reporter_of
 from serve_grpc.caller.tally import Tally
 from serve_grpc.caller.waiting import WaitingCalls
+from serve_grpc.caller.watch import ServeWatch
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Payload
@@ -43,7 +44,6 @@ __all__ = ["Router"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
-SERVE_WATCH_S = 1.0
 # As plain integers: an enum's comparison runs in Python's slow lane, once for each reply.
 _RESULT, _ITEM = CallEventKind.RESULT.value, CallEventKind.ITEM.value
 
@@ -89,7 +89,9 @@ class Router:
         self.fallback_reason: str | None = None
         self.is_native = False
         self._placed: PlacedCalls | None = None
-        self._serve_watch: asyncio.TimerHandle | None = None
+        self._serve_watch = ServeWatch(
+            access, self._needs_replicas, lambda: self.close("Ray Serve was shut down")
+        )
         self.loop = access.loop
         self.mailbox: Mailbox = mailbox_of(access.loop)
         self.mailbox.run(self._start)
@@ -191,7 +193,7 @@ class Router:
                 self._ensure_progress()
         else:
             self._access.ask_for_first_replica()
-            self._watch_serve()
+            self._serve_watch.look()
 
     def watch_deadline(self, call: Call) -> None:
         """End the call when its deadline passes, wherever it is then."""
@@ -264,6 +266,9 @@ class Router:
             self._send(call, connection)
         if connection.peer.blocked:
             self._ensure_progress()
+
+    def _needs_replicas(self) -> bool:
+        return self._row.head() is not None and not self._replicas
 
     def _ensure_progress(self) -> None:
         """While calls wait and only a refused replica could take them, look again after a pause."""
@@ -365,18 +370,6 @@ class Router:
             place.connection.cancel(place.call_id)
         elif place is not None:  # a native call, or the task that waits for its arguments
             place.cancel()
-
-    def _watch_serve(self) -> None:
-        """While calls wait for a first replica, see whether Serve is still there to start one."""
-        if self._serve_watch is not None:
-            self._serve_watch.cancel()
-            self._serve_watch = None
-        if self._row.head() is None or self._replicas:
-            return
-        if self._access.is_serve_gone:
-            self.close("Ray Serve was shut down")
-        else:
-            self._serve_watch = self.loop.call_later(SERVE_WATCH_S, self._watch_serve)
 
     def close(self, reason: str) -> None:
         """Fail what waits and every later call; calls on their way go on."""
