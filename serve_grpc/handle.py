@@ -11,11 +11,9 @@ import asyncio
 import contextvars
 import functools
 import logging
-import time
 from typing import Any, TypeVar
 
 from ray.serve import handle as serve_handle
-from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._serve.handles import (
     DEFAULT,
@@ -189,10 +187,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         if is_native or not router.is_ready:
             in_context = contextvars.copy_context().run
             call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
-        if is_native:  # as a call of ours, so that its deadline holds and its errors are ours
-            router.mailbox.run(router.submit, call)
-        elif needs_resolving(args, kwargs):
-            router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
+        if is_native or needs_resolving(args, kwargs):
+            # Serve's own router resolves them itself, if it is still the one that places the call.
+            arguments = functools.partial(self._resolve, call, args, kwargs)
+            router.mailbox.run(router.submit, call, arguments)
         elif self._maker.serialize(call, args, kwargs):
             router.mailbox.run(router.submit, call)
         return self._response(call)
@@ -202,29 +200,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             return ByValueResponseGenerator(call)
         return ByValueResponse(call)
 
-    def _resolve_and_submit(
-        self, router: Router, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """On the router's loop: wait for responses and ObjectRefs among the arguments."""
-
-        async def run() -> None:
-            started_s = time.monotonic()
-            try:
-                values = await resolve_all(args, kwargs, self._maker.request_serializer)
-            except asyncio.CancelledError:
-                # Whoever gives the call up has ended it by now. Else an argument was cancelled.
-                call.fail(RequestCancelledError(call.fields.request_id))
-                raise
-            except Exception as error:
-                call.fail(error)
-                return
-            call.place = None
-            router.tally.resolutions_ms.append((time.monotonic() - started_s) * 1000)
-            if self._maker.serialize(call, *values):
-                router.submit(call)
-
-        router.watch_deadline(call)
-        call.place = router.loop.create_task(run())
+    async def _resolve(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Wait for responses and ObjectRefs among the arguments; on the router's loop."""
+        values = await resolve_all(args, kwargs, self._maker.request_serializer)
+        self._maker.serialize(call, *values)
 
     # ------------------------------------------------------------ calls to chosen replicas
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 from serve_grpc.caller.connection import Connection, ConnectionOwner
 from serve_grpc.caller.pool import ConnectionPool
-from serve_grpc.routing.peer import Peer, ReplicaFacts
-from serve_grpc.routing.picker import Picker
+from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.routing.picker import OPENING, Picker
 
 __all__ = ["Replicas"]
 
@@ -103,6 +103,19 @@ class Replicas:
         for peer in penalised:
             peer.pardon()
         return True
+
+    @property
+    def room_to_come(self) -> int:
+        """How many calls those will take whose first sessions are not open yet, if they idle.
+
+        So much is believed of a replica whose session is open, too, until it says how busy it is.
+        """
+        return sum(p.facts.max_ongoing_requests for p in self._by_peer if p.state in OPENING)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether one of them answers."""
+        return any(peer.state is PeerState.READY for peer in self._by_peer)
 
     @property
     def has_blocked(self) -> bool:

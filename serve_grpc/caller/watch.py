@@ -21,8 +21,8 @@ class ServeWatch:
 
     Args:
         access: To Serve's router.
-        is_needed: Whether calls wait for what only Serve can bring.
-        on_gone: Called once when Serve is gone while they do.
+        is_needed: Whether calls wait that nothing moves but Serve's news.
+        on_gone: Called when Serve is gone while they do.
     """
 
     def __init__(
@@ -36,14 +36,16 @@ class ServeWatch:
     def __repr__(self) -> str:
         return f"<ServeWatch {'idle' if self._timer is None else 'looking'}>"
 
-    def look(self) -> None:
-        """Look now, and again as long as that is needed."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def begin(self) -> None:
+        """Look now, unless that is done already, and again as long as it is needed."""
+        if self._timer is None:
+            self._look()
+
+    def _look(self) -> None:
+        self._timer = None
         if not self._is_needed():
             return
         if self._access.is_serve_gone:
             self._on_gone()
         else:
-            self._timer = self._access.loop.call_later(LOOK_S, self.look)
+            self._timer = self._access.loop.call_later(LOOK_S, self._look)

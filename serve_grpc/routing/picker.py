@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from serve_grpc.routing.peer import Peer, PeerState
 
-__all__ = ["Picker"]
+__all__ = ["OPENING", "Picker"]
 
 
 PAIRS = 4
@@ -22,6 +22,7 @@ PAIRS = 4
 SAMPLE = 8
 """Peers that are looked at to tell whether there is a better one than one that fails."""
 OPENING = (PeerState.IDLE, PeerState.CONNECTING)
+"""States of a peer whose first session is to come."""
 
 
 class Picker:
