@@ -12,6 +12,7 @@ watch.py       whether Serve is still there, while calls wait for it
 replicas.py    the replicas of one router, and the pick among them
 connection.py  the session to one replica, and its heartbeat
 penalty.py     replicas that fail their calls
+complaints.py  warnings about one replica
 pool.py        the connections of one event loop, shared by its routers
 placed.py      calls that Serve's own router places, over our sessions
 fallback.py    calls that Serve's own router carries, too

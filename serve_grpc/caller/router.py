@@ -295,13 +295,12 @@ class Router:
             call.add_item(payload)
             return
         connection = self._take_off(call)
-        peer = connection.peer
         self._pause.times = 0
         if error is None:
-            if peer.failing:
-                peer.on_success()
+            if self._replicas.outliers or connection.peer.penalised:
+                self._replicas.on_success(connection, call)
         elif error.code in outcomes.FAILURES:
-            self._replicas.on_failure(connection)
+            self._replicas.on_failure(connection, call)
         if kind == _RESULT:
             call.succeed(payload)
             return
