@@ -29,6 +29,7 @@ class ConnectionPool:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._connections: dict[str, Connection] = {}
+        self._retired: set[Connection] = set()
         self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
         self._ticker: asyncio.TimerHandle | None = None
         self._secrets = ClusterSecrets(cluster_secrets)
@@ -69,6 +70,7 @@ class ConnectionPool:
         connection.owners.discard(owner)
         if not connection.owners:
             self._connections.pop(connection.peer.facts.replica_id, None)
+            self._retired.add(connection)  # its replica hears from us until its calls are over
             connection.retire()
 
     async def aclose(self) -> None:
@@ -76,8 +78,9 @@ class ConnectionPool:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-        connections = list(self._connections.values())
+        connections = [*self._connections.values(), *self._retired]
         self._connections.clear()
+        self._retired.clear()
         for connection in connections:
             await connection.aclose()
 
@@ -89,10 +92,13 @@ class ConnectionPool:
             if was_ready is not (connection.peer.state is PeerState.READY):
                 for owner in tuple(connection.owners):
                     owner.on_change(connection)
+        self._retired = {connection for connection in self._retired if not connection.is_down}
+        for connection in self._retired:
+            connection.beat(now_s)
         interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
             self._loop.call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
-            if self._connections
+            if self._connections or self._retired
             else None
         )
 
