@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import RayTaskError
@@ -24,12 +25,19 @@ __all__ = ["NativeCall"]
 
 
 class NativeCall:
-    """Starts the native call at once; on the transport's loop."""
+    """Starts the native call at once; on the transport's loop.
 
-    def __init__(self, call: Call, budget: RetryBudget) -> None:
+    Args:
+        call: What it fills.
+        budget: Of repeated calls.
+        on_end: Called with the call when nothing of it goes on any more.
+    """
+
+    def __init__(self, call: Call, budget: RetryBudget, *, on_end: Callable[[Call], None]) -> None:
         self._call = call
         self._budget = budget
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(lambda _: on_end(call))
 
     def cancel(self) -> None:
         """Cancel the native call."""
