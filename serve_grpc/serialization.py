@@ -14,9 +14,9 @@ from typing import Any
 
 import msgpack
 import orjson
-from ray import cloudpickle
 
 from serve_grpc import pickling
+from serve_grpc._serve.references import cloudpickled, pickled
 from serve_grpc.errors import SerializationError
 from serve_grpc.payload import Payload, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
@@ -190,14 +190,13 @@ def _cloudpickle_dumps(value: Any) -> Payload:
     try:
         return pickling.dump(value, _PlainDataPickler)
     except _NotPlainData:
-        # Ray's copy of cloudpickle knows reducers that Ray registers, for ObjectRefs among others.
-        return pickling.dump(value, cloudpickle.Pickler)
+        return cloudpickled(value)
 
 
 def _pickle_dumps(value: Any) -> Payload:
     if _shape(value) == _SHALLOW:
         return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
-    return pickling.dump(value, pickle.Pickler)
+    return pickled(value)
 
 
 def _msgpack_dumps(value: Any) -> bytes:

@@ -52,9 +52,15 @@ ONLY_IN = {
     "ray._raylet": ("_serve/",),
     "ray.experimental": ("_serve/",),
     # What frames say is never pickled: only payloads, and exceptions beside what is told of them.
-    "pickle": ("pickling.py", "serialization.py", "arguments.py", "_serve/exceptions.py"),
+    "pickle": (
+        "pickling.py",
+        "serialization.py",
+        "arguments.py",
+        "_serve/exceptions.py",
+        "_serve/references.py",
+    ),
     "cloudpickle": (),
-    "ray.cloudpickle": ("serialization.py", "_serve/exceptions.py"),
+    "ray.cloudpickle": ("serialization.py", "_serve/references.py"),
 }
 
 # Rooms, from the one that knows least to those that know most; a room imports only what is before
@@ -62,12 +68,12 @@ ONLY_IN = {
 ARROWS = (
     ("config", "errors", "deadlines", "payload", "threads", "_generated"),
     ("pickling", "protocol"),
-    ("serialization",),
-    ("allow_list",),
     ("routing",),
     ("transport",),
     ("metrics",),
     ("_serve",),
+    ("serialization",),
+    ("allow_list",),
     ("caller", "replica"),
     ("handle_options", "response"),
     ("arguments",),

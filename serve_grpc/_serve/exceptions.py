@@ -7,15 +7,17 @@ import logging
 import os
 import pickle
 import traceback
+from typing import Any
 
-from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.cluster import node_address
+from serve_grpc._serve.references import cloudpickled
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ReplicaError, ServeGrpcError
+from serve_grpc.payload import joined, refs_of
 from serve_grpc.protocol.status import valid_text
 
 __all__ = ["message_from_exception", "raisable_from_message"]
@@ -23,13 +25,16 @@ __all__ = ["message_from_exception", "raisable_from_message"]
 logger = logging.getLogger(LOGGER_NAME)
 
 
-def message_from_exception(error: BaseException, function_name: str, *, may_pickle: bool) -> Error:
+def message_from_exception(
+    error: BaseException, function_name: str, *, may_pickle: bool, refs: list[Any]
+) -> Error:
     """What a replica sends when the user's code raised `error`.
 
     Args:
         error: The exception.
         function_name: Where it was raised, as Ray prints it.
         may_pickle: Whether the exception itself goes along; else only what is told of it.
+        refs: Gets the ObjectRefs that the pickled exception names.
     """
     if isinstance(error, asyncio.CancelledError):
         # Raised by the handler on its own: the error of this call, not a cancel of the caller's.
@@ -46,7 +51,7 @@ def message_from_exception(error: BaseException, function_name: str, *, may_pick
         traceback=valid_text(
             "".join(traceback.format_exception(type(error), error, error.__traceback__))
         ),
-        pickled=_pickle(told) if may_pickle else b"",
+        pickled=_pickle(told, refs) if may_pickle else b"",
         may_have_executed=True,
         function_name=function_name,
         pid=os.getpid(),
@@ -61,17 +66,19 @@ def _text_of(error: BaseException) -> str:
         return f"(its text cannot be had: {type(reason).__name__})"
 
 
-def _pickle(error: BaseException) -> bytes:
+def _pickle(error: BaseException, refs: list[Any]) -> bytes:
     # SystemExit and its like would end the caller; they travel as text.
     if not isinstance(error, Exception):
         return b""
     try:
-        pickled = cloudpickle.dumps(error)
-        cloudpickle.loads(pickled)  # many exceptions pickle, but cannot be built again
+        payload = cloudpickled(error)
+        pickled = joined(payload)
+        pickle.loads(pickled)  # many exceptions pickle, but cannot be built again
     except Exception as reason:
         logger.warning("%s cannot be pickled, it travels as text: %s", type(error), reason)
         return b""
-    return bytes(pickled)
+    refs.extend(refs_of(payload))
+    return pickled
 
 
 def raisable_from_message(message: Error, *, request_id: str, may_unpickle: bool) -> BaseException:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from serve_grpc._serve.requests import add_child, remove_child
+from serve_grpc.caller.lending import Loan
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Payload
 from serve_grpc.protocol.caller import RequestFields
@@ -85,6 +86,7 @@ class Call:
         done: Whether it has ended.
         payload: The result as it came, until a consumer has deserialized it.
         value, error: How it ended; `value` holds only if `has_value`.
+        loan: The ObjectRefs that its arguments name, once it was sent; None without.
     """
 
     __slots__ = (
@@ -105,6 +107,7 @@ class Call:
         "is_cancelled",
         "is_idempotent",
         "is_queued",
+        "loan",
         "may_have_executed",
         "native",
         "parent_id",
@@ -149,6 +152,7 @@ class Call:
         self.queued_s = 0.0
         self.expiry: asyncio.TimerHandle | None = None
         self.has_items = False
+        self.loan: Loan | None = None
         self._owner = owner
         self._mailbox = mailbox
         self._waiters: list[_AsyncWaiter | _ThreadWaiter] = []
@@ -205,6 +209,8 @@ class Call:
             self.expiry = None
         if self.parent_id:
             remove_child(self.parent_id, id(self))
+        if self.loan is not None:
+            self.loan.settle(is_answered=self.error is None)
         if self._waiters:
             self._wake()
 

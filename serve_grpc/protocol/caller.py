@@ -7,9 +7,7 @@ the event that ends it is returned, or until `forget`; each call ends once.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic
 
 from google.protobuf.message import DecodeError
 
@@ -21,13 +19,14 @@ from serve_grpc._generated.replica_pb2 import (
     ReplicaBatch,
     Reply,
 )
-from serve_grpc.payload import Payload, joined
+from serve_grpc.payload import Payload, joined, with_refs
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope, RequestFields
 from serve_grpc.protocol.flow import GrantedCredit
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.keyring import key_id
 from serve_grpc.protocol.outbox import Outbox
+from serve_grpc.protocol.received import CallEvent, CallEventKind, CallT, Received
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
     MAX_FRAMES,
@@ -42,14 +41,13 @@ from serve_grpc.protocol.wire import (
 __all__ = [
     "CallEvent",
     "CallEventKind",
+    "CallT",
     "CallerSession",
     "Envelope",
     "HandshakeRefused",
     "Received",
     "RequestFields",
 ]
-
-CallT = TypeVar("CallT")
 
 # Numbers of fields and kinds; looking one up on a generated class takes longer than comparing it.
 _REPLIES = ReplicaBatch.REPLIES_FIELD_NUMBER
@@ -72,46 +70,6 @@ class HandshakeRefused(Exception):
         name = Refusal.Reason.Name(reason) if reason in known else f"reason {reason}"
         super().__init__(f"{name}: {message}")
         self.reason = reason
-
-
-class CallEventKind(enum.IntEnum):
-    """What happened to a call; the values of Reply.Kind, and what only the caller can tell."""
-
-    RESULT = Reply.RESULT
-    ITEM = Reply.ITEM
-    END = Reply.END
-    ERROR = Reply.ERROR
-    TOO_LARGE = 16
-    """The payload was over this side's limit; `payload` is its size as text."""
-
-
-class CallEvent(NamedTuple):
-    """One thing that happened to one call.
-
-    `call` is what the owner gave to `request` (a NamedTuple cannot be generic on CPython 3.10).
-    """
-
-    call: Any
-    kind: int
-    payload: Payload
-    error: Error | None
-
-
-@dataclass(slots=True)
-class Received(Generic[CallT]):
-    """Everything one message of the replica said."""
-
-    events: list[CallEvent] = field(default_factory=list)
-    rejected: list[CallT] = field(default_factory=list)
-    undelivered: list[CallT] = field(default_factory=list)
-    """Calls beyond the drain's last id: certainly not started."""
-    load: int | None = None
-    """What ran on the replica, and our requests that it had not read by then."""
-    standby: int = 0
-    pong: int = 0
-    slot_free: bool = False
-    opened: bool = False
-    draining: bool = False
 
 
 class CallerSession(Generic[CallT]):
@@ -150,6 +108,7 @@ class CallerSession(Generic[CallT]):
         hello = self.outbox.batch.hello
         hello.min_version, hello.max_version = handshake.MIN_VERSION, handshake.MAX_VERSION
         hello.replica_id, hello.nonce, hello.key_id = replica_id, nonce, key_id(secret)
+        hello.features.append(handshake.LENT)
         self.outbox.added()
 
     def __repr__(self) -> str:
@@ -308,6 +267,8 @@ class CallerSession(Generic[CallT]):
             raise WireError(f"reply of unknown kind {kind}")
         call = self.calls.get(call_id)
         if call is None:
+            if reply.lent:
+                received.lent.append((reply.lent, None))
             return
         payload: Payload = b""
         error: Error | None = None
@@ -318,6 +279,8 @@ class CallerSession(Generic[CallT]):
                 self.cancel(call_id)  # ends a stream that would go on
                 event = CallEvent(call, CallEventKind.TOO_LARGE, str(overflow.size).encode(), None)
                 received.events.append(event)
+                if reply.lent:
+                    received.lent.append((reply.lent, None))
                 return
             if kind == _ITEM and not self._credit.spend(call_id, len(payload)):
                 raise WireError(f"an item of call {call_id} without credit")
@@ -325,6 +288,9 @@ class CallerSession(Generic[CallT]):
             error = reply.error if reply.HasField("error") else self._large_error(call_id, reply)
         if kind != _ITEM:
             self._end(call_id)
+        if reply.lent:
+            payload = with_refs(payload, ())
+            received.lent.append((reply.lent, payload))
         received.events.append(CallEvent(call, kind, payload, error))
 
     def _large_error(self, call_id: int, reply: Reply) -> Error:

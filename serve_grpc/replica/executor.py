@@ -32,7 +32,7 @@ from serve_grpc.errors import (
     SerializationError,
     ServeGrpcError,
 )
-from serve_grpc.payload import ON_LOOP_BYTES, Payload
+from serve_grpc.payload import ON_LOOP_BYTES, Payload, with_refs
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
@@ -261,6 +261,7 @@ class Executor:
             if invocation.cancel_reason is CancelReason.CALLER:
                 return _cancelled(latency_ms)
             error = DeadlineExceededError("the deadline passed while the call ran")
+        refs: list[Any] = []
         if isinstance(error, ServeGrpcError) and error.request_id == "":
             # One of ours about this very call; one that the user's code got from a call of its
             # own carries that call's request id and is an exception like any other.
@@ -268,11 +269,14 @@ class Executor:
             message = message_from_error(error)
         else:
             function_name = f"{self._function_prefix}.{invocation.method}"
-            message = message_from_exception(error, function_name, may_pickle=self._takes_pickle)
+            message = message_from_exception(
+                error, function_name, may_pickle=self._takes_pickle, refs=refs
+            )
         is_cancelled = message.code == Error.CANCELLED
         if not is_cancelled:
             logger.error("Request failed.", exc_info=(type(error), error, error.__traceback__))
         return Outcome(
+            payload=with_refs(b"", refs),
             error=message,
             exception_type=type(error).__name__,
             status="CANCELLED" if is_cancelled else "ERROR",
