@@ -183,20 +183,22 @@ def _shape(value: Any) -> int:
 
 
 def _cloudpickle_dumps(value: Any) -> Payload:
+    return _pickle_plainly(value) or cloudpickled(value)
+
+
+def _pickle_dumps(value: Any) -> Payload:
+    return _pickle_plainly(value) or pickled(value)
+
+
+def _pickle_plainly(value: Any) -> Payload | None:
     # For built-in data the C pickler writes the same bytes as cloudpickle at a fraction of its
-    # cost (docs/decisions/0003-serializers.md).
+    # cost (docs/decisions/0003-serializers.md), and there are no ObjectRefs to look for.
     if _shape(value) == _SHALLOW:
         return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
     try:
         return pickling.dump(value, _PlainDataPickler)
     except _NotPlainData:
-        return cloudpickled(value)
-
-
-def _pickle_dumps(value: Any) -> Payload:
-    if _shape(value) == _SHALLOW:
-        return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
-    return pickled(value)
+        return None
 
 
 def _msgpack_dumps(value: Any) -> bytes:

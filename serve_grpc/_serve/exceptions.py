@@ -14,7 +14,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.cluster import node_address
-from serve_grpc._serve.references import cloudpickled
+from serve_grpc._serve.references import InBand, cloudpickled
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ReplicaError, ServeGrpcError
 from serve_grpc.payload import joined, refs_of
@@ -96,14 +96,15 @@ def raisable_from_message(message: Error, *, request_id: str, may_unpickle: bool
         cause = _as_text(message, request_id, "came pickled, and pickle is refused here")
     else:
         cause = _unpickle(message, request_id)
-    task_error = RayTaskError(
-        message.function_name,
-        message.traceback,
-        cause,
-        proctitle=message.function_name,
-        pid=message.pid,
-        ip=message.node_ip,
-    )
+    with InBand():  # it pickles the cause to see whether that is possible
+        task_error = RayTaskError(
+            message.function_name,
+            message.traceback,
+            cause,
+            proctitle=message.function_name,
+            pid=message.pid,
+            ip=message.node_ip,
+        )
     raisable: BaseException = task_error.as_instanceof_cause()
     if isinstance(raisable, ServeGrpcError):
         # Of a call that the handler made in turn. `cause` tells of that one; this one did execute.

@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 from serve_grpc import pickling
 from serve_grpc.payload import Payload, with_refs
 
-__all__ = ["cloudpickled", "contain", "pickled"]
+__all__ = ["InBand", "cloudpickled", "contain", "pickled"]
 
 
 def cloudpickled(value: Any) -> Payload:
@@ -61,31 +61,34 @@ def _context() -> Any:
 
 
 def _dump(value: Any, pickler: type[pickle.Pickler]) -> Payload:
-    context = _context()
-    if context.is_in_band_serialization():
-        return _dump_nested(context, value, pickler)
-    context.set_in_band_serialization()
-    try:
+    with InBand() as refs:
         payload = pickling.dump(value, pickler)
-    finally:
-        context.set_out_of_band_serialization()
-        refs = context.get_and_clear_contained_object_refs()
-        if _named.refs:
-            refs |= _named.refs
-            _named.refs = set()
     return with_refs(payload, tuple(refs)) if refs else payload
 
 
-def _dump_nested(context: Any, value: Any, pickler: type[pickle.Pickler]) -> Payload:
-    """Write a pickle while one of Ray's, or another one of ours, is being written."""
-    of_rays, of_ours = context.get_and_clear_contained_object_refs(), _named.refs
-    _named.refs = set()
-    context.set_out_of_band_serialization()
-    try:
-        return _dump(value, pickler)
-    finally:
-        _named.refs = of_ours
+class InBand:
+    """Within it, what this thread pickles is not pinned; at its end the set has the refs named."""
+
+    def __enter__(self) -> set[Any]:
+        self._refs: set[Any] = set()
+        self._context = context = _context()
+        self._is_nested = context.is_in_band_serialization()
+        if self._is_nested:  # in a pickle of Ray's, or another one of ours
+            self._of_outer = context.get_and_clear_contained_object_refs(), _named.refs
+            _named.refs = set()
         context.set_in_band_serialization()
+        return self._refs
+
+    def __exit__(self, *_: object) -> None:
+        context = self._context
+        self._refs |= context.get_and_clear_contained_object_refs()
+        if _named.refs:
+            self._refs |= _named.refs
+            _named.refs = set()
+        if not self._is_nested:
+            context.set_out_of_band_serialization()
+            return
+        of_rays, _named.refs = self._of_outer
         for ref in of_rays:
             context.add_contained_object_ref(ref, allow_out_of_band_serialization=True)
 
