@@ -13,8 +13,10 @@ from typing import Any
 import ray
 from ray.serve import handle as serve_handle
 
+from serve_grpc._serve.references import contain
 from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
-from serve_grpc.payload import Payload, joined
+from serve_grpc.caller.lending import Borrowed
+from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.response import ByValueResponse
 from serve_grpc.serialization import PICKLES, Serializer
 
@@ -34,6 +36,7 @@ class Pickled:
         self._payload = payload
 
     def __reduce__(self) -> tuple[Any, ...]:
+        contain(refs_of(self._payload))
         return pickle.loads, (joined(self._payload),)
 
 
@@ -70,6 +73,9 @@ async def _resolve(value: Any, serializer: Serializer) -> Any:
     if isinstance(value, ByValueResponse) and serializer.name in PICKLES:
         payload = await value._wait_for_pickle()
         if payload is not None:
+            refs = refs_of(payload)
+            if isinstance(refs, Borrowed):  # they are lent on
+                await asyncio.wrap_future(refs.fetched)
             return Pickled(payload)
     if isinstance(value, (serve_handle.DeploymentResponse, ray.ObjectRef)):
         return await value

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgpack
 import orjson
-from ray import cloudpickle
 
 from serve_grpc import pickling
+from serve_grpc._serve.references import cloudpickled, pickled
 from serve_grpc.errors import SerializationError
 from serve_grpc.payload import Payload, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
@@ -188,21 +188,22 @@ def _shape(value: Any) -> int:
 
 
 def _cloudpickle_dumps(value: Any) -> Payload:
+    return _pickle_plainly(value) or cloudpickled(value)
+
+
+def _pickle_dumps(value: Any) -> Payload:
+    return _pickle_plainly(value) or pickled(value)
+
+
+def _pickle_plainly(value: Any) -> Payload | None:
     # For built-in data the C pickler writes the same bytes as cloudpickle at a fraction of its
-    # cost (docs/decisions/0003-serializers.md).
+    # cost (docs/decisions/0003-serializers.md), and there are no ObjectRefs to look for.
     if _shape(value) == _SHALLOW:
         return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
     try:
         return pickling.dump(value, _PlainDataPickler)
     except _NotPlainData:
-        # Ray's copy of cloudpickle knows reducers that Ray registers, for ObjectRefs among others.
-        return pickling.dump(value, cloudpickle.Pickler)
-
-
-def _pickle_dumps(value: Any) -> Payload:
-    if _shape(value) == _SHALLOW:
-        return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
-    return pickling.dump(value, pickle.Pickler)
+        return None
 
 
 def _msgpack_dumps(value: Any) -> bytes:

@@ -53,9 +53,15 @@ ONLY_IN = {
     "ray._raylet": ("_serve/",),
     "ray.experimental": ("_serve/",),
     # What frames say is never pickled: only payloads, and exceptions beside what is told of them.
-    "pickle": ("pickling.py", "serialization.py", "arguments.py", "_serve/exceptions.py"),
+    "pickle": (
+        "pickling.py",
+        "serialization.py",
+        "arguments.py",
+        "_serve/exceptions.py",
+        "_serve/references.py",
+    ),
     "cloudpickle": (),
-    "ray.cloudpickle": ("serialization.py", "_serve/exceptions.py", "_serve/definitions.py"),
+    "ray.cloudpickle": ("serialization.py", "_serve/references.py", "_serve/definitions.py"),
 }
 
 # Rooms, from the one that knows least to those that know most; a room imports only what is before
@@ -63,12 +69,12 @@ ONLY_IN = {
 ARROWS = (
     ("config", "errors", "deadlines", "payload", "threads", "user_code", "_generated"),
     ("foreign", "pickling", "protocol"),
-    ("serialization",),
-    ("allow_list",),
     ("routing",),
     ("transport",),
     ("metrics",),
     ("_serve",),
+    ("serialization",),
+    ("allow_list",),
     ("caller", "replica"),
     ("handle_options", "response"),
     ("arguments",),

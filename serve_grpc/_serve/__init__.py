@@ -12,6 +12,8 @@
     tracing.py          Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
     access_log.py       Serve's access log lines, written in bulk
     exceptions.py       the user's exception as Ray presents it
+    references.py       pickles that tell which ObjectRefs they name
+    lending.py          how callers and a replica exchange ObjectRefs
     scanning.py         handles and applications among constructor arguments
     cluster.py          node, secret of the cluster
 
@@ -41,6 +43,8 @@ does so, and runs the tests of a real Serve, on the newest patch of each of thes
 | `tracing_helper._is_tracing_enabled`, `_DictPropagator` | Ray's trace context |
 | `logging_utils.ServeFormatter`, `access_log_msg`, `ServeContextFilter`, `ServeLogAttributeRemovalFilter`, `log_access_log_filter`, `log_to_stderr_filter` (the filters that `configure_component_logger` sets), `constants.SERVE_LOGGER_NAME` | access log |
 | `internal_kv._internal_kv_put`, `_internal_kv_get`, `_raylet.AuthenticationTokenLoader`, `AuthenticationMode`, `get_authentication_mode` | the cluster's secret |
+| `global_worker.get_serialization_context`, `SerializationContext.is_in_band_serialization`, `.set_in_band_serialization`, `.set_out_of_band_serialization`, `.add_contained_object_ref`, `.get_and_clear_contained_object_refs` | the ObjectRefs that a pickle names |
+| `ReplicaID`, `.to_full_id_str`, `DeploymentID`, `constants.SERVE_NAMESPACE` | the actor of a replica |
 
 Where the versions differ:
 

@@ -12,14 +12,16 @@ import logging
 import os
 import pickle
 import traceback
+from typing import Any
 
-from ray import cloudpickle
 from ray.exceptions import RayError, RayTaskError
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.cluster import node_address
+from serve_grpc._serve.references import InBand, cloudpickled
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ReplicaError, ServeGrpcError
+from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.protocol.status import valid_text
 from serve_grpc.user_code import is_interrupt, text_of
 
@@ -28,13 +30,16 @@ __all__ = ["RemoteException", "message_from_exception"]
 logger = logging.getLogger(LOGGER_NAME)
 
 
-def message_from_exception(error: BaseException, function_name: str, *, may_pickle: bool) -> Error:
+def message_from_exception(
+    error: BaseException, function_name: str, *, may_pickle: bool, refs: list[Any]
+) -> Error:
     """What a replica sends when the user's code raised `error`.
 
     Args:
         error: The exception.
         function_name: Where it was raised, as Ray prints it.
         may_pickle: Whether the exception itself goes along; else only what is told of it.
+        refs: Gets the ObjectRefs that the pickled exception names.
     """
     if isinstance(error, asyncio.CancelledError):
         # Raised by the handler on its own: the error of this call, not a cancel of the caller's.
@@ -50,7 +55,7 @@ def message_from_exception(error: BaseException, function_name: str, *, may_pick
         type_name=f"{kind.__module__}.{kind.__qualname__}",
         message=valid_text(text or text_of(told)),
         traceback=valid_text(_traceback_of(error)),
-        pickled=_pickle(told) if may_pickle else b"",
+        pickled=_pickle(told, refs) if may_pickle else b"",
         may_have_executed=True,
         function_name=function_name,
         pid=os.getpid(),
@@ -67,19 +72,21 @@ def _traceback_of(error: BaseException) -> str:
         return f"(its traceback cannot be had: {type(reason).__name__})"
 
 
-def _pickle(error: BaseException) -> bytes:
+def _pickle(error: BaseException, refs: list[Any]) -> bytes:
     # SystemExit and its like would end the caller; they travel as text.
     if not isinstance(error, Exception):
         return b""
     try:
-        pickled = cloudpickle.dumps(error)
-        cloudpickle.loads(pickled)  # many exceptions pickle, but cannot be built again
+        payload = cloudpickled(error)
+        pickled = joined(payload)
+        pickle.loads(pickled)  # many exceptions pickle, but cannot be built again
     except BaseException as reason:
         if is_interrupt(reason):
             raise
         logger.warning("%s cannot be pickled, it travels as text: %s", type(error), text_of(reason))
         return b""
-    return bytes(pickled)
+    refs.extend(refs_of(payload))
+    return pickled
 
 
 class RemoteException:
@@ -89,12 +96,16 @@ class RemoteException:
         message: As it came.
         request_id: Of the call.
         may_unpickle: Whether an exception that came pickled may be loaded.
+        payload: Holds the ObjectRefs that it names, if any.
     """
 
-    __slots__ = ("_may_unpickle", "_message", "_request_id")
+    __slots__ = ("_may_unpickle", "_message", "_payload", "_request_id")
 
-    def __init__(self, message: Error, *, request_id: str, may_unpickle: bool) -> None:
+    def __init__(
+        self, message: Error, *, request_id: str, may_unpickle: bool, payload: Payload = b""
+    ) -> None:
         self._message = message
+        self._payload = payload
         self._request_id = request_id
         self._may_unpickle = may_unpickle
 
@@ -129,14 +140,15 @@ class RemoteException:
             # Raised where a loop asks for an item, it would end the loop as if all were there.
             stop, cause = cause, RuntimeError(f"the handler raised {type(cause).__name__}")
             cause.__cause__ = stop
-        task_error = RayTaskError(
-            message.function_name,
-            message.traceback,
-            cause,
-            proctitle=message.function_name,
-            pid=message.pid,
-            ip=message.node_ip,
-        )
+        with InBand():  # it pickles the cause to see whether that is possible
+            task_error = RayTaskError(
+                message.function_name,
+                message.traceback,
+                cause,
+                proctitle=message.function_name,
+                pid=message.pid,
+                ip=message.node_ip,
+            )
         raisable = task_error.as_instanceof_cause()
         if isinstance(raisable, ServeGrpcError):
             # Of the user's code, be it of a call that the handler made in turn or a class of its

@@ -22,6 +22,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc._serve.requests import add_child, remove_child
+from serve_grpc.caller.lending import Loan
 from serve_grpc.caller.waiters import AsyncWaiter, ThreadWaiter
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import ON_LOOP_BYTES, Payload
@@ -63,6 +64,7 @@ class Call:
         payload: The result as it came; None if it failed, or has a value.
         value: The result where it came as one, over Serve's own transport: if `has_value`.
         error: Why it failed; `exception` makes of it what consumers raise.
+        loan: The ObjectRefs that its arguments name, once it was sent; None without.
     """
 
     __slots__ = (
@@ -84,6 +86,7 @@ class Call:
         "is_idempotent",
         "is_queued",
         "is_taken_along",
+        "loan",
         "may_have_executed",
         "native",
         "parent_id",
@@ -129,6 +132,7 @@ class Call:
         self.queued_s = 0.0
         self.expiry: asyncio.TimerHandle | None = None
         self.has_items = False
+        self.loan: Loan | None = None
         self._owner = owner
         self._mailbox = mailbox
         self._waiters: list[AsyncWaiter | ThreadWaiter] = []
@@ -194,6 +198,8 @@ class Call:
             self.expiry = None
         if self.parent_id:
             remove_child(self.parent_id, id(self))
+        if self.loan is not None:
+            self.loan.settle(is_answered=self.error is None)
         if self._waiters:
             self._wake()
 

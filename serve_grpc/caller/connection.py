@@ -19,9 +19,10 @@ from serve_grpc._generated.replica_pb2 import Error, Refusal
 from serve_grpc.allow_list import AllowList, check_call, narrowed
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.events import hand_out, hand_out_lost
+from serve_grpc.caller.lending import Lender, Loan
 from serve_grpc.caller.penalty import Penalty
 from serve_grpc.config import LOGGER_NAME, Settings
-from serve_grpc.payload import Payload
+from serve_grpc.payload import Payload, refs_of
 from serve_grpc.protocol.caller import CallerSession, Envelope, HandshakeRefused, Received
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.routing.peer import Peer, PeerState
@@ -100,6 +101,7 @@ class Connection:
         self._ping_number = 0
         self._pinged_s: float | None = None
         self._is_retired = False
+        self._lender = Lender(peer.facts)
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer!r} {self._session!r}>"
@@ -274,6 +276,9 @@ class Connection:
         assert self._stream is not None
         session = self._session
         call_id = session.request(call, call.fields)
+        if refs := refs_of(call.fields.payload):
+            call.loan = call.loan or Loan(refs)
+            call.loan.is_sent(self._lender, session.epoch, call_id)
         self.peer.on_sent()
         self._traffic.frames_sent += 1
         # The only call has no company to wait for; where there are more, more are to be expected.
@@ -316,6 +321,8 @@ class Connection:
             self._pinged_s = None
             self._traffic.frames_received += len(received.events)
             self._update_peer(session, received)
+            if received.lent:
+                self._lender.borrow(session.epoch, received.lent)
             for call in hand_out(received):
                 session.forget(call)
         self._after_session_changed()

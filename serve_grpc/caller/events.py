@@ -38,6 +38,8 @@ def hand_out(received: Received[Call]) -> list[Call]:
             given_up.append(call)
     # The last one first: each goes back to before those that were sent after it.
     for call in (*reversed(received.undelivered), *reversed(received.rejected)):
+        if call.loan is not None:
+            call.loan.came_back()
         _guard(call, lambda call: call.place.owner.on_rejected([call]))
     return given_up
 

@@ -112,7 +112,7 @@ def end_with_reply(
     replica_id = connection.peer.facts.replica_id
     if kind == CallEventKind.ERROR:
         assert error is not None
-        call.fail(_failure(error, call.fields.request_id, connection))
+        call.fail(_failure(error, payload, call.fields.request_id, connection))
     elif kind == CallEventKind.TOO_LARGE:
         too_large = MessageTooLargeError(int(joined(payload)), max_message_bytes, "response")
         too_large.replica_id, too_large.may_have_executed = replica_id, True
@@ -122,14 +122,16 @@ def end_with_reply(
 
 
 def _failure(
-    error: Error, request_id: str, connection: Connection
+    error: Error, payload: Payload, request_id: str, connection: Connection
 ) -> BaseException | RemoteException:
     if error.code == Error.CANCELLED:
         cancelled: BaseException = RequestCancelledError(request_id)
         return cancelled
     if error.code == Error.USER_EXCEPTION:
         may_unpickle = takes_pickle(connection.serializers)
-        return RemoteException(error, request_id=request_id, may_unpickle=may_unpickle)
+        return RemoteException(
+            error, request_id=request_id, may_unpickle=may_unpickle, payload=payload
+        )
     replica_id = connection.peer.facts.replica_id
     return error_from_message(error, request_id=request_id, replica_id=replica_id)
 

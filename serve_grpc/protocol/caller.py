@@ -19,7 +19,7 @@ from serve_grpc._generated.replica_pb2 import (
     ReplicaBatch,
     Reply,
 )
-from serve_grpc.payload import Payload, joined
+from serve_grpc.payload import Payload, joined, with_refs
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope, RequestFields
 from serve_grpc.protocol.flow import GrantedCredit
@@ -100,11 +100,13 @@ class CallerSession(Generic[CallT]):
         self.state = SessionState.HELLO
         self.outbox: Outbox[CallerBatch] = Outbox(CallerBatch)
         self.calls: dict[int, CallT] = {}
+        self.epoch = 0
         self.requests_read = 0
         self.peer_max_message_bytes = 0
         hello = self.outbox.batch.hello
         hello.min_version, hello.max_version = handshake.MIN_VERSION, handshake.MAX_VERSION
         hello.replica_id, hello.nonce, hello.key_id = replica_id, nonce, key_id(secret)
+        hello.features.append(handshake.LENT)
         self.outbox.added()
 
     def __repr__(self) -> str:
@@ -272,6 +274,8 @@ class CallerSession(Generic[CallT]):
             raise WireError(f"reply of unknown kind {kind}")
         call = self.calls.get(call_id)
         if call is None:
+            if reply.lent:
+                received.lent.append((reply.lent, None))
             return
         payload: Payload = b""
         error: Error | None = None
@@ -282,6 +286,8 @@ class CallerSession(Generic[CallT]):
                 self.cancel(call_id)  # ends a stream that would go on
                 event = CallEvent(call, CallEventKind.TOO_LARGE, str(overflow.size).encode(), None)
                 received.events.append(event)
+                if reply.lent:
+                    received.lent.append((reply.lent, None))
                 return
             if kind == _ITEM and not self._credit.spend(call_id, len(payload)):
                 raise WireError(f"an item of call {call_id} without credit")
@@ -289,6 +295,9 @@ class CallerSession(Generic[CallT]):
             error = reply.error if reply.HasField("error") else self._large_error(call_id, reply)
         if kind != _ITEM:
             self._end(call_id)
+        if reply.lent:
+            payload = with_refs(payload, ())
+            received.lent.append((reply.lent, payload))
         received.events.append(CallEvent(call, kind, payload, error))
 
     def _large_error(self, call_id: int, reply: Reply) -> Error:
@@ -335,6 +344,7 @@ class CallerSession(Generic[CallT]):
         if not handshake.verify_session(self._secret, challenge.mac, "replica", *signed):
             self.state = SessionState.CLOSED
             raise HandshakeRefused(Refusal.UNAUTHENTICATED, "the replica's proof is wrong")
+        self.epoch = challenge.epoch
         self.outbox.batch.proof.mac = handshake.sign_session(self._secret, "caller", *signed)
         self.outbox.added()
         self.state = SessionState.PROOF

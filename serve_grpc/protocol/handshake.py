@@ -17,6 +17,7 @@ from collections import OrderedDict
 from serve_grpc.protocol.keyring import Keyring
 
 __all__ = [
+    "LENT",
     "MAX_VERSION",
     "MIN_VERSION",
     "NONCE_BYTES",
@@ -30,6 +31,8 @@ __all__ = [
 
 MIN_VERSION = 1
 MAX_VERSION = 1
+LENT = "lent"
+"""A caller's feature: it fetches the refs that `Reply.lent` names."""
 NONCE_BYTES = 16
 MAX_NONCE_BYTES = 64
 

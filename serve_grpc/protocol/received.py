@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from serve_grpc._generated.replica_pb2 import Error, Reply
-from serve_grpc.payload import Payload
+from serve_grpc.payload import Payload, Segments
 
 __all__ = ["CallEvent", "CallEventKind", "CallT", "Received"]
 
@@ -29,6 +29,7 @@ class CallEvent(NamedTuple):
     """One thing that happened to one call.
 
     `call` is what the owner gave to `request` (a NamedTuple cannot be generic on CPython 3.10).
+    `payload` has no bytes where the kind has none; that of an error may still hold refs.
     """
 
     call: Any
@@ -51,3 +52,6 @@ class Received(Generic[CallT]):
     slot_free: bool = False
     opened: bool = False
     draining: bool = False
+    lent: list[tuple[int, Segments | None]] = field(default_factory=list)
+    """Refs that the replica holds for this side, by number, each with the payload that names them;
+    None if nobody will read it."""

@@ -8,8 +8,9 @@ dropped, so a late reply never reaches a stranger.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from serve_grpc._generated.replica_pb2 import (
     CallerBatch,
@@ -21,7 +22,7 @@ from serve_grpc._generated.replica_pb2 import (
     Request,
     Template,
 )
-from serve_grpc.payload import Payload, joined
+from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.envelope import Envelope
 from serve_grpc.protocol.handshake import SessionState
@@ -103,7 +104,6 @@ class ReplicaSession:
         self._secret = b""
         self._hello: Hello | None = None
         self._nonce = nonce
-        self._epoch = epoch
         self._max_ongoing_requests = max_ongoing_requests
         self._max_message_bytes = max_message_bytes
         self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
@@ -111,13 +111,16 @@ class ReplicaSession:
         self._caller_nonce = b""
         self._requests_read = 0
         self._must_drain = False
+        self._last_lent = 0
+        self.epoch = epoch
+        self.lent: dict[int, Sequence[Any]] = {}
         self.ongoing_ids: set[int] = set()
         self.state = SessionState.HELLO
         self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)
 
     def __repr__(self) -> str:
         return (
-            f"<ReplicaSession {self._epoch} {self.state.value}, {len(self.ongoing_ids)} calls, "
+            f"<ReplicaSession {self.epoch} {self.state.value}, {len(self.ongoing_ids)} calls, "
             f"{self.outbox!r}>"
         )
 
@@ -217,7 +220,7 @@ class ReplicaSession:
         if self.state is SessionState.HELLO and self._hello is None and batch.HasField("hello"):
             return self._on_hello(batch.hello)
         if self.state is SessionState.PROOF and batch.HasField("proof"):
-            signed = (self._caller_nonce, self._nonce, self._replica_id, self._epoch)
+            signed = (self._caller_nonce, self._nonce, self._replica_id, self.epoch)
             if not handshake.verify_session(self._secret, batch.proof.mac, "caller", *signed):
                 return self.refuse(Refusal.UNAUTHENTICATED, "the proof is wrong")
             self.state = SessionState.OPEN
@@ -264,9 +267,9 @@ class ReplicaSession:
         self._secret = secret
         self._caller_nonce = hello.nonce
         challenge = self.outbox.batch.challenge
-        challenge.version, challenge.nonce, challenge.epoch = version, self._nonce, self._epoch
+        challenge.version, challenge.nonce, challenge.epoch = version, self._nonce, self.epoch
         challenge.mac = handshake.sign_session(
-            secret, "replica", hello.nonce, self._nonce, self._replica_id, self._epoch
+            secret, "replica", hello.nonce, self._nonce, self._replica_id, self.epoch
         )
         self.outbox.added()
         self.state = SessionState.PROOF
@@ -282,6 +285,11 @@ class ReplicaSession:
 
     # ------------------------------------------------------------ sending
 
+    @property
+    def caller_borrows(self) -> bool:
+        """Whether the caller fetches the refs that `Reply.lent` names."""
+        return self._hello is not None and handshake.LENT in self._hello.features
+
     def reply(self, call_id: int, kind: Reply.Kind, payload: Payload = b"") -> None:
         """Queue a result, an item or the end of a stream; dropped if the call is over."""
         if call_id not in self.ongoing_ids:
@@ -290,36 +298,57 @@ class ReplicaSession:
             self.ongoing_ids.discard(call_id)
         outbox = self.outbox
         size = len(payload)
+        refs = refs_of(payload)
         if size > INLINE_BYTES:
-            outbox.send_large(call_id, payload, lambda: self._add_reply(call_id, kind, b""))
+            outbox.send_large(call_id, payload, lambda: self._add_reply(call_id, kind, b"", refs))
         elif outbox.has_large(call_id):
             small = joined(payload)
-            outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, small))
+            outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, small, refs))
+        elif refs:
+            self._add_reply(call_id, kind, joined(payload), refs)
         else:
             outbox.batch.replies.add(id=call_id, kind=kind, payload=joined(payload))
             outbox.added(size)
 
-    def _add_reply(self, call_id: int, kind: Reply.Kind, payload: bytes) -> None:
-        self.outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)
+    def _add_reply(
+        self, call_id: int, kind: Reply.Kind, payload: bytes, refs: Sequence[Any]
+    ) -> None:
+        lent = self._lend(refs)
+        self.outbox.batch.replies.add(id=call_id, kind=kind, payload=payload, lent=lent)
         self.outbox.added(len(payload))
 
-    def fail(self, call_id: int, error: Error) -> None:
-        """Queue the failure of a call; dropped if the call is over."""
+    def _lend(self, refs: Sequence[Any]) -> int:
+        """Hold refs for the caller, from when the reply that names them is sure to leave.
+
+        One that does not know how to fetch them is not told; they are held all the same.
+        """
+        if not refs:
+            return 0
+        self._last_lent += 1
+        self.lent[self._last_lent] = refs
+        return self._last_lent if self.caller_borrows else 0
+
+    def fail(self, call_id: int, error: Error, refs: Sequence[Any] = ()) -> None:
+        """Queue the failure of a call, which names `refs`; dropped if the call is over."""
         if call_id not in self.ongoing_ids:
             return
         self.ongoing_ids.discard(call_id)
         outbox, size = self.outbox, error.ByteSize()
         if size > self._max_message_bytes:
-            error = shortened(error)
+            error, refs = shortened(error), ()
             size = error.ByteSize()
 
         def add_small() -> None:
-            outbox.batch.replies.add(id=call_id, kind=Reply.ERROR, error=error)
+            outbox.batch.replies.add(
+                id=call_id, kind=Reply.ERROR, error=error, lent=self._lend(refs)
+            )
             outbox.added(size)
 
         if size > INLINE_BYTES:
             data: bytes = error.SerializeToString()
-            outbox.send_large(call_id, data, lambda: self._add_reply(call_id, Reply.ERROR, b""))
+            outbox.send_large(
+                call_id, data, lambda: self._add_reply(call_id, Reply.ERROR, b"", refs)
+            )
         elif outbox.has_large(call_id):
             outbox.send_after_large(call_id, add_small)
         else:

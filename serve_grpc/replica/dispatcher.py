@@ -15,6 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from serve_grpc._generated.replica_pb2 import Error, RequestContext
+from serve_grpc._serve.lending import Desk
 from serve_grpc._serve.replicas import ReplicaAccess
 from serve_grpc._serve.requests import generate_request_id
 from serve_grpc._serve.tracing import Scope, is_tracing
@@ -61,6 +62,7 @@ class ReplicaDispatcher:
         )
         self._to_main: Mailbox = mailbox_of(replica.main_loop)
         self._to_user: Mailbox = mailbox_of(replica.user_loop)
+        self._desk = Desk(replica.replica_id, replica.main_loop)
         self._sinks: dict[SessionStream, SessionSink] = {}
         self._plain_sinks: dict[PlainCall, PlainSink] = {}
         self._turned_away: OrderedDict[SessionStream, None] = OrderedDict()
@@ -100,6 +102,7 @@ class ReplicaDispatcher:
         if arrival.requests:
             if sink is None:
                 sink = self._sinks[stream] = SessionSink(stream, self._hold)
+                self._desk.open(stream.session, sink.running)
             self._start(stream, sink, arrival.requests)
         if sink is None:
             return
@@ -182,6 +185,7 @@ class ReplicaDispatcher:
         sink = self._sinks.pop(stream, None)
         if sink is not None:
             sink.close()
+            self._desk.close(stream.session)
             self._cancel([sink.running[i] for i in call_ids if i in sink.running])
 
     def _hold(self, streams: list[Invocation], is_held: bool) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import message_from_exception
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import DeadlineExceededError, ServeGrpcError
 from serve_grpc.foreign import run_foreign
+from serve_grpc.payload import with_refs
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 
@@ -78,13 +80,15 @@ def _users(error: BaseException, function_name: str, *, may_pickle: bool) -> Out
         # the stream as if that were complete.
         stop, error = error, RuntimeError("async generator raised StopAsyncIteration")
         error.__cause__ = stop
-    message = message_from_exception(error, function_name, may_pickle=may_pickle)
+    refs: list[Any] = []
+    message = message_from_exception(error, function_name, may_pickle=may_pickle, refs=refs)
+    outcome = _failed(message, error)
+    outcome.payload = with_refs(b"", refs)
     if message.code == Error.CANCELLED:
-        outcome = _failed(message, error)
         outcome.status = "CANCELLED"
-        return outcome
-    _log(error)
-    return _failed(message, error)
+    else:
+        _log(error)
+    return outcome
 
 
 def _cannot_be_shown(error: BaseException, reason: BaseException) -> Outcome:

@@ -82,7 +82,8 @@ class Outcome:
     """How an invocation ended.
 
     Attributes:
-        payload: The serialized result of a unary call.
+        payload: The serialized result of a unary call; of an error, no bytes, but the refs that
+            its exception names.
         error: What the caller is told, None for success.
         exception_type: Name for Serve's error metric, None for success.
         status: For the access log: "OK", "ERROR" or "CANCELLED".

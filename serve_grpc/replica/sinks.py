@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from serve_grpc._generated.replica_pb2 import Error, Reply
-from serve_grpc.payload import Payload, joined
+from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.replica.invocation import Invocation
 from serve_grpc.transport.server import MAX_QUEUED_REPLY_BYTES, PlainCall, SessionStream
 
@@ -64,7 +64,7 @@ class SessionSink:
         self.running.pop(invocation.call_id, None)
         session = self.stream.session
         if error is not None:
-            session.fail(invocation.call_id, error)
+            session.fail(invocation.call_id, error, refs_of(payload))
         else:
             kind = _END if invocation.is_stream else _RESULT
             session.reply(invocation.call_id, kind, payload)
@@ -79,12 +79,30 @@ class PlainSink:
         self._call = call
         self.running: Invocation | None = None
 
-    def item(self, _: Invocation, payload: Payload) -> None:
-        self._call.put(joined(payload))
+    def item(self, invocation: Invocation, payload: Payload) -> None:
+        if refs_of(payload):
+            self._call.end(_cannot_lend(invocation))
+        else:
+            self._call.put(joined(payload))
 
     def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
         self.running = None
-        if error is None and not invocation.is_stream:
-            self._call.put(joined(payload))
-        else:
+        if error is not None:
+            if refs_of(payload):
+                error.ClearField("pickled")  # it travels as text
             self._call.end(error)
+        elif invocation.is_stream:
+            self._call.end()
+        else:
+            self.item(invocation, payload)
+
+
+def _cannot_lend(invocation: Invocation) -> Error:
+    return Error(
+        code=Error.SERIALIZATION,
+        message="the result holds an ObjectRef or the handle of an actor. Nobody would tell when a "
+        "client of the plain door no longer needs it: call through a handle, or return the value",
+        serializer=invocation.response_serializer,
+        direction="response",
+        may_have_executed=True,
+    )

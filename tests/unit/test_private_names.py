@@ -30,6 +30,7 @@ SINCE = re.compile(r"since (\d+)\.(\d+)")
 MODULES = tuple(
     importlib.import_module(name)
     for name in (
+        "ray._private.serialization",
         "ray._private.worker",
         "ray._raylet",
         "ray.dag.py_obj_scanner",

@@ -56,7 +56,7 @@ def raised(error: BaseException) -> BaseException:
 
 def there_and_back(error: BaseException) -> BaseException:
     name = "ServeReplica:app:Deployment.method"
-    message = message_from_exception(raised(error), name, may_pickle=True)
+    message = message_from_exception(raised(error), name, may_pickle=True, refs=[])
     return raise_of(Error.FromString(message.SerializeToString()))
 
 
@@ -118,7 +118,7 @@ def test_an_exception_that_ends_processes_ends_no_caller() -> None:
     ids=["no text", "no unicode", "nul", "local type"],
 )
 def test_no_exception_is_too_odd_to_be_told(error: Exception) -> None:
-    message = message_from_exception(raised(error), "method", may_pickle=True)
+    message = message_from_exception(raised(error), "method", may_pickle=True, refs=[])
     assert message.code == Error.USER_EXCEPTION
     assert type(error).__name__ in message.type_name
     assert isinstance(raise_of(message), RayTaskError)
@@ -317,7 +317,7 @@ class Boom(Exception):
 @pytest.mark.parametrize("error", [ValueError("mine"), Boom("mine"), HoldsALock("mine")])
 def test_a_replica_without_pickle_sends_what_is_told_of_an_exception(error: Exception) -> None:
     Boom.built = 0
-    message = message_from_exception(raised(error), "method", may_pickle=False)
+    message = message_from_exception(raised(error), "method", may_pickle=False, refs=[])
     assert (message.pickled, Boom.built) == (b"", 0)
     back = raise_of(message)
     assert isinstance(back, RayTaskError)
@@ -327,7 +327,7 @@ def test_a_replica_without_pickle_sends_what_is_told_of_an_exception(error: Exce
 
 @pytest.mark.parametrize("error", [ValueError("mine"), Boom("mine")])
 def test_a_caller_without_pickle_does_not_load_the_exception(error: Exception) -> None:
-    message = message_from_exception(raised(error), "method", may_pickle=True)
+    message = message_from_exception(raised(error), "method", may_pickle=True, refs=[])
     assert message.pickled
     Boom.built = 0
     back = raise_of(message, may_unpickle=False)

@@ -1,0 +1,122 @@
+"""Pickles that tell which ObjectRefs they name.
+
+Ray keeps an object alive while a process is known to hold a reference to it. It knows of those in
+the arguments and results of its own calls, which it pickles "in band"; what is pickled outside of
+them it pins until the process ends, as nobody would tell it when to let go. Here a pickle is
+written in band, and its payload holds the refs; who sends it lends them (`caller/lending.py`). The
+handle of an actor counts as the ref that keeps its actor alive.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray._private import worker as ray_worker
+from ray.actor import ActorHandle
+
+from serve_grpc import pickling
+from serve_grpc.payload import Payload, with_refs
+
+__all__ = ["InBand", "cloudpickled", "contain", "pickled"]
+
+
+def cloudpickled(value: Any) -> Payload:
+    """The pickle of a value that needs cloudpickle, with the refs it names.
+
+    Ray's copy of cloudpickle knows reducers that Ray registers.
+    """
+    return _dump(value, _CloudPickler)
+
+
+def pickled(value: Any) -> Payload:
+    """The pickle of a value, with the refs it names; those are pickled as cloudpickle does it."""
+    return _dump(value, _Pickler)
+
+
+def contain(refs: Iterable[Any]) -> None:
+    """Count `refs` as named by the pickle that this thread is writing."""
+    _named.refs.update(refs)
+
+
+class _Named(threading.local):
+    """The refs that the pickle being written in this thread has named so far."""
+
+    refs: set[Any]
+
+    def __init__(self) -> None:
+        self.refs = set()
+
+
+_named = _Named()
+
+
+def _context() -> Any:
+    return ray_worker.global_worker.get_serialization_context()
+
+
+def _dump(value: Any, pickler: type[pickle.Pickler]) -> Payload:
+    with InBand() as refs:
+        payload = pickling.dump(value, pickler)
+    return with_refs(payload, tuple(refs)) if refs else payload
+
+
+class InBand:
+    """Within it, what this thread pickles is not pinned; at its end the set has the refs named."""
+
+    def __enter__(self) -> set[Any]:
+        self._refs: set[Any] = set()
+        self._context = context = _context()
+        self._is_nested = context.is_in_band_serialization()
+        if self._is_nested:  # in a pickle of Ray's, or another one of ours
+            self._of_outer = context.get_and_clear_contained_object_refs(), _named.refs
+            _named.refs = set()
+        context.set_in_band_serialization()
+        return self._refs
+
+    def __exit__(self, *_: object) -> None:
+        context = self._context
+        self._refs |= context.get_and_clear_contained_object_refs()
+        if _named.refs:
+            self._refs |= _named.refs
+            _named.refs = set()
+        if not self._is_nested:
+            context.set_out_of_band_serialization()
+            return
+        of_rays, _named.refs = self._of_outer
+        for ref in of_rays:
+            context.add_contained_object_ref(ref, allow_out_of_band_serialization=True)
+
+
+def _reduce(ref: Any) -> Any:
+    context = _context()
+    # A `__reduce__` of the user's that ran before may have called Ray, which then leaves it out of
+    # band; one that runs later may, and then takes what it finds for its own.
+    context.set_in_band_serialization()
+    reduced = cloudpickle.CloudPickler.dispatch[type(ref)](ref)
+    _named.refs |= context.get_and_clear_contained_object_refs()
+    return reduced
+
+
+class _Reducers(dict[type, Any]):
+    """A pickler's dispatch table: for refs ours, for the rest another one."""
+
+    def __init__(self, others: Mapping[type, Any]) -> None:
+        super().__init__({ray.ObjectRef: _reduce, ActorHandle: _reduce})
+        self._others = others
+
+    def __missing__(self, kind: type) -> Any:
+        return self._others[kind]
+
+
+class _CloudPickler(cloudpickle.Pickler):
+    dispatch_table = _Reducers(cloudpickle.Pickler.dispatch_table)
+
+
+class _Pickler(pickle.Pickler):
+    dispatch_table = _Reducers(copyreg.dispatch_table)
