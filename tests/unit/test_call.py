@@ -82,7 +82,7 @@ class Loaded(Exception):
 def a_remote_exception() -> RemoteException:
     error = Loaded("mine")
     error.state = "for __setstate__"  # type: ignore[attr-defined]
-    message = message_from_exception(error, "method", may_pickle=True)
+    message = message_from_exception(error, "method", may_pickle=True, refs=[])
     Loaded.threads = ()
     return RemoteException(message, request_id="request", may_unpickle=True)
 
@@ -140,7 +140,7 @@ def test_a_stream_that_fails_with_the_end_of_an_iterator_is_not_complete(
     transport: TransportLoop, kind: type[Exception]
 ) -> None:
     stream = transport.new_stream()
-    message = message_from_exception(kind("too early"), "method", may_pickle=True)
+    message = message_from_exception(kind("too early"), "method", may_pickle=True, refs=[])
     remote = RemoteException(message, request_id="request", may_unpickle=True)
     transport.run(stream.fail, remote)
 

@@ -215,7 +215,7 @@ ENDERS = [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, 
 
 
 def message_of(error: Exception, pickled: bytes = b"") -> Error:
-    message = message_from_exception(raised(error), "method", may_pickle=not pickled)
+    message = message_from_exception(raised(error), "method", may_pickle=not pickled, refs=[])
     message.pickled = pickled or message.pickled
     return message
 
