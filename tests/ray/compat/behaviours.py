@@ -7,6 +7,8 @@
 
 The test runs three times. Where a transport does not have the behaviour, the decorator says what it
 does instead, and the test must fail there (`xfail`, strict), so that the page cannot go stale.
+Where the transports differ on purpose, `@difference` says what each does, and why; the test asserts
+what it finds over the transport of its run.
 `python -m tests.ray.compat.page` writes docs/compatibility.md from these decorators.
 """
 
@@ -19,7 +21,17 @@ from typing import Any, TypeVar
 import pytest
 from ray import serve
 
-__all__ = ["BY_REFERENCE", "OURS", "SERVES_GRPC", "TRANSPORTS", "Behaviour", "behaviour", "over"]
+__all__ = [
+    "BY_REFERENCE",
+    "OURS",
+    "SERVES_GRPC",
+    "TRANSPORTS",
+    "Behaviour",
+    "Difference",
+    "behaviour",
+    "difference",
+    "over",
+]
 
 BY_REFERENCE = "by reference"
 SERVES_GRPC = "Serve's gRPC"
@@ -75,6 +87,35 @@ def behaviour(
             for name in TRANSPORTS
         ]
         decorated: _Test = pytest.mark.parametrize("transport", params, indirect=True)(test)
+        return decorated
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the page says of a test of something that the transports do differently.
+
+    Attributes:
+        text: What it is about.
+        does: What happens over each transport.
+        why: The reason for what serve_grpc does.
+    """
+
+    text: str
+    does: dict[str, str]
+    why: str
+
+
+def difference(
+    text: str, *, by_reference: str, serves_grpc: str, ours: str, why: str
+) -> Callable[[_Test], _Test]:
+    """Mark a test that takes the fixture `transport`. Args: as of `Difference`."""
+    does = {BY_REFERENCE: by_reference, SERVES_GRPC: serves_grpc, OURS: ours}
+
+    def mark(test: _Test) -> _Test:
+        test.difference = Difference(text, does, why)  # type: ignore[attr-defined]
+        decorated: _Test = pytest.mark.parametrize("transport", TRANSPORTS, indirect=True)(test)
         return decorated
 
     return mark

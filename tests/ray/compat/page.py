@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.ray.compat.behaviours import TRANSPORTS, Behaviour
+from tests.ray.compat.behaviours import TRANSPORTS, Behaviour, Difference
 
 __all__ = ["PAGE", "SECTIONS", "rendered"]
 
@@ -38,34 +38,53 @@ reference*, Serve's default), Serve's own gRPC transport, and `serve_grpc`. This
 its row on a real Ray Serve (2.60); where a cell says something else than "yes", the test must fail.
 """
 
+DIFFERENCES = """\
+## What differs
 
-def rows() -> Iterator[tuple[Behaviour, str, str]]:
-    """Each marked test: what it shows, its file's name, its own name."""
+What a program may notice when its calls change their transport. The test of a row asserts each of
+its cells.
+
+| what | {transports} | why serve_grpc does it so | test |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def rows() -> Iterator[tuple[Behaviour | Difference, str]]:
+    """Each marked test: what it shows, and the link to it."""
     for file in sorted(HERE.glob("test_*.py")):
         module = importlib.import_module(f"tests.ray.compat.{file.stem}")
         for name, test in vars(module).items():
-            shown = getattr(test, "behaviour", None)
+            shown = getattr(test, "behaviour", None) or getattr(test, "difference", None)
             if name.startswith("test_") and shown is not None:
-                yield shown, file.name, name
+                yield shown, f"[{name.removeprefix('test_')}](../tests/ray/compat/{file.name})"
+
+
+def _differences(found: list[tuple[Difference, str]]) -> str:
+    lines = []
+    for shown, link in found:
+        cells = " | ".join(shown.does[t] for t in TRANSPORTS)
+        lines.append(f"| {shown.text} | {cells} | {shown.why} | {link} |\n")
+    return DIFFERENCES.format(transports=" | ".join(TRANSPORTS)) + "".join(lines)
 
 
 def rendered() -> str:
     """The page."""
-    found = list(rows())
-    unknown = {shown.section for shown, _, _ in found} - set(SECTIONS)
+    every = list(rows())
+    found = [(shown, link) for shown, link in every if isinstance(shown, Behaviour)]
+    differences = [(shown, link) for shown, link in every if isinstance(shown, Difference)]
+    unknown = {shown.section for shown, _ in found} - set(SECTIONS)
     if unknown:
         raise ValueError(f"sections that page.SECTIONS does not have: {sorted(unknown)}")
-    parts = [INTRODUCTION]
+    parts = [INTRODUCTION, _differences(differences)]
     for section in SECTIONS:
         lines = [
             f"## {section}\n",
             f"| behaviour | {' | '.join(TRANSPORTS)} | test |",
             "| --- | --- | --- | --- | --- |",
         ]
-        for shown, file, name in found:
+        for shown, link in found:
             if shown.section == section:
                 cells = " | ".join(shown.differs.get(t, "yes") for t in TRANSPORTS)
-                link = f"[{name.removeprefix('test_')}](../tests/ray/compat/{file})"
                 lines.append(f"| {shown.text} | {cells} | {link} |")
         if len(lines) > 3:
             parts.append("\n".join(lines) + "\n")
