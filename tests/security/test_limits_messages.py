@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from packaging.version import Version
 
 from serve_grpc.config import Settings
 from serve_grpc.protocol import wire
@@ -24,14 +25,16 @@ from tests.security.attacked import Attacked, attacked
 from tests.security.http2 import SESSION, RawPeer, frame, grpc_message
 from tests.security.member import legitimate, member, round_trips
 
+OUR_DOORS = [SESSION, "/serve_grpc.v1.Replica/Call", "/serve_grpc.v1.Replica/CallStream"]
 DOORS = [
-    SESSION,
-    "/serve_grpc.v1.Replica/Call",
-    "/serve_grpc.v1.Replica/CallStream",
+    *OUR_DOORS,
     "/grpc.health.v1.Health/Check",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/no.such.Service/Method",
 ]
+# At gRPC's own doors nobody reads the message of a stranger. Before this version gRPC looks at a
+# message's length when it is read, so such a call stays open, empty, until its connection goes.
+LOOKS_AT_LENGTHS_UNASKED = Version(grpc.__version__) >= Version("1.83")
 MAX_S = 0.1
 MAX_MIB = 32.0
 BOMB_MIB = 300
@@ -53,7 +56,11 @@ def bomb() -> bytes:
 
 
 async def outcome(
-    replica: Attacked, attack: Callable[[RawPeer], Any], *, is_stranger: bool = True
+    replica: Attacked,
+    attack: Callable[[RawPeer], Any],
+    *,
+    is_stranger: bool = True,
+    is_ended: bool = True,
 ) -> RawPeer:
     """The peer after `attack` ended; asserts on time, memory and the replica's health."""
     before = await replica.state()
@@ -63,7 +70,7 @@ async def outcome(
         await eventually_async(lambda peer=peer: peer.frames)
         begin = time.perf_counter()
         await attack(peer)
-        while not peer.is_over(1):
+        while is_ended and not peer.is_over(1):
             assert time.perf_counter() - begin < 5, "it does not end"
             await asyncio.sleep(0.001)
         best = min(best, time.perf_counter() - begin)
@@ -118,7 +125,8 @@ def test_a_length_that_promises_too_much_is_refused_at_once(replica: Attacked, d
         peer.open(1, door, [("authorization", "serve-grpc-v1 1 2 3")])
         await peer.data(1, b"\0\xff\xff\xff\xff" + bytes(1000), ends=True)
 
-    asyncio.run(outcome(replica, attack))
+    is_ended = LOOKS_AT_LENGTHS_UNASKED or door in OUR_DOORS
+    asyncio.run(outcome(replica, attack, is_ended=is_ended))
 
 
 def test_a_frame_longer_than_http2_allows_ends_the_connection(replica: Attacked) -> None:
