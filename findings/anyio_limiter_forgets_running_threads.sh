@@ -10,7 +10,7 @@
 # given back, the thread runs on: ten threads under a limiter of one. Starlette, FastAPI and Ray
 # Serve run `def` handlers this way.
 # Output seen:
-#@@OUTPUT@@
+#   threads at once: 10, of 1 allowed; tokens borrowed while they ran: 0
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

@@ -8,7 +8,8 @@
 # What happens: the call hangs on for 60 s (here it is given 15). With
 # grpc.http2.ping_timeout_ms=1000, which the guide does not list, it fails within two seconds.
 # Output seen:
-#@@OUTPUT@@
+#   keepalive_timeout_ms=1000:  not noticed, of 15 s
+#   http2.ping_timeout_ms=1000: noticed after 2 s
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

@@ -9,7 +9,9 @@
 # characters about half of the calls end with RESOURCE_EXHAUSTED, which clients take for overload
 # and repeat. The text that would have told them is gone.
 # Output seen:
-#@@OUTPUT@@
+#     4000 characters: {'NOT_FOUND': 60}
+#    12000 characters: {'NOT_FOUND': 30, 'RESOURCE_EXHAUSTED': 30}
+#    20000 characters: {'RESOURCE_EXHAUSTED': 60}
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

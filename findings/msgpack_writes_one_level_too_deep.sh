@@ -8,7 +8,9 @@
 # and refused with StackError where they are read - in another process, or years later. From 1,026
 # on packb() refuses.
 # Output seen:
-#@@OUTPUT@@
+#   1,024 levels: written and read
+#   1,025 levels: written, not read
+#   1,026 levels: not written
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

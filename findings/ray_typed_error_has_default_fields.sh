@@ -11,7 +11,8 @@
 # in the true exception, which is error.cause. So code that reads a field to decide something
 # decides wrongly, without an AttributeError.
 # Output seen:
-#@@OUTPUT@@
+#   Quota.used is 0 - that of its cause 107
+#   OSError.errno is None - that of its cause 2
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

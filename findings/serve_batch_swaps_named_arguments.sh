@@ -10,7 +10,8 @@
 # depends on which calls happen to meet. Passing everything by position, or always in one order,
 # is safe.
 # Output seen:
-#@@OUTPUT@@
+#   alone:    divide(bottom=2, top=6) = 3.0
+#   together: divide(top=6, bottom=2), divide(bottom=2, top=6) = [3.0, 0.3333333333333333]
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

@@ -9,7 +9,12 @@
 # A __del__ that frees a GPU or closes a session pulls it from under a running request. When the
 # request is done, the interpreter calls __del__ a second time.
 # Output seen:
-#@@OUTPUT@@
+#   A begins
+#   A is torn down
+#   B begins
+#   A ends
+#   A is torn down
+#   B ends
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

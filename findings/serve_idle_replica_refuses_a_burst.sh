@@ -9,7 +9,8 @@
 # each, has assigned it. So with max_queued_requests=5 about 40 of the 50 fail with
 # BackPressureError while 90 of the 100 slots are free. How many varies.
 # Output seen:
-#@@OUTPUT@@
+#   one by one: {'answered': 3}
+#   at once:    {'answered': 11, 'refused': 39}
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

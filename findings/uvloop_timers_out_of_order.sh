@@ -2,13 +2,14 @@
 # On uvloop a timer set for later runs before one set for earlier, if it was set first.
 #
 # Versions: uvloop 0.23.0, CPython 3.11.7; asyncio's own loop for comparison
-# Expected: callbacks of call_later run in the order of their times, as asyncio documents and its
-# own loop does.
+# Expected: callbacks of call_at run in the order of their times, as they do on the loop of
+# asyncio itself.
 # What happens: uvloop rounds each delay to whole milliseconds, and what falls together runs in
-# the order it was set: 5.4 ms before 5.1 ms, every time. Code that keeps its deadlines in a heap
-# and trusts that the first timer to fire is the first of the heap finds one that is not due yet.
+# the order it was set: 5.4 ms before 5.1 ms, nearly every time. Code that keeps its deadlines in
+# a heap and trusts that the first timer to fire is the first of the heap finds one that is not
+# due yet.
 # Output seen:
-#@@OUTPUT@@
+#   5.4 ms ran before 5.1 ms: uvloop 99, asyncio 0, of 100
 #
 # Ends with 0 while it is so, with 1 when it has changed, with 2 if it could not be tried.
 set -euo pipefail

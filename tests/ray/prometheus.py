@@ -7,7 +7,7 @@ import re
 import httpx
 import ray
 
-__all__ = ["Scrape", "metric", "scrape"]
+__all__ = ["Scrape", "exposed_names", "metric", "scrape"]
 
 _SAMPLE = re.compile(r"^ray_(\w+?)(?:_total)?\{(.*)\} (\S+)$", flags=re.MULTILINE)
 
@@ -36,9 +36,18 @@ class Scrape:
 
 def scrape() -> Scrape:
     """Read the node's endpoint now."""
+    return Scrape(_read())
+
+
+def exposed_names() -> set[str]:
+    """The full names of the metrics that the node offers now."""
+    return set(re.findall(r"^# TYPE (\S+) ", _read(), flags=re.MULTILINE))
+
+
+def _read() -> str:
     (node,) = ray.nodes()
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}"
-    return Scrape(httpx.get(address, timeout=30).text)
+    return httpx.get(address, timeout=30).text
 
 
 def metric(name: str, **labels: str) -> float:

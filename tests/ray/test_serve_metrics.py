@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import pickle
+import re
 
 import pytest
 
 import serve_grpc
 from serve_grpc.errors import DeadlineExceededError
+from tests.environments import ROOT
 from tests.ray.apps.gated import Board
 from tests.ray.apps.metered import MAX_ONGOING_REQUESTS, metered_app
 from tests.ray.apps.plain import Plain
 from tests.ray.compat.behaviours import OURS
-from tests.ray.prometheus import scrape
+from tests.ray.prometheus import exposed_names, scrape
 from tests.ray.waiting import eventually
 
 PATIENCE_S = 60
@@ -133,6 +135,14 @@ def test_a_call_that_is_turned_away_is_counted_as_rejected(metered, tmp_path):
             lambda name=name: scrape().total(name, deployment="Own") == rejections,
             timeout_s=PATIENCE_S,
         )
+
+
+def test_the_names_in_the_documentation_are_those_that_prometheus_sees(metered):
+    """After the calls of the tests above. No session is lost here, so no call is repeated."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    named = set(re.findall(r"`(ray_\w+)`", page)) - {"ray_serve_grpc_retries_total", "ray_"}
+    assert "ray_serve_num_router_requests_total" in named
+    eventually(lambda: named <= exposed_names(), timeout_s=PATIENCE_S)
 
 
 def test_statistics_say_why_a_handle_falls_back(deploy):

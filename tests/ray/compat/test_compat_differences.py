@@ -5,31 +5,38 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import grpc
 import numpy as np
+import pandas as pd
+import pydantic
 import pytest
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RequestCancelledError
 
 import serve_grpc
 from serve_grpc import errors
-from tests.ray.apps.differing import Differing
+from tests.ray.apps.differing import Differing, OverQuota, is_writable
 from tests.ray.apps.gated import Board
 from tests.ray.compat.behaviours import BY_REFERENCE, OURS, SERVES_GRPC, difference
-from tests.ray.waiting import eventually
+from tests.ray.waiting import eventually, eventually_async
 
 OPTIONS = {
     "ray_actor_options": {"num_cpus": 0.01},
     "graceful_shutdown_wait_loop_s": 0.1,
-    "graceful_shutdown_timeout_s": 3,
+    "graceful_shutdown_timeout_s": 1,
 }
+PATIENCE_S = 30
 WINDOW_ITEMS = 256
 """Default of `SERVE_GRPC_STREAM_WINDOW_ITEMS`."""
 
 
 @pytest.fixture
 def board(tmp_path):
-    return Board(tmp_path)
+    board = Board(tmp_path)
+    yield board
+    for name in ("first", "second", "all"):
+        board.release(name)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +46,27 @@ def differing(deploy):
     return serve_grpc.get_app_handle("differing")
 
 
-def error_of(response):
+@pytest.fixture
+def handle(transport, differing):
+    return transport.over(differing)
+
+
+@pytest.fixture
+def own_handle(transport, deploy):
+    """Deploys with these options, for this test and transport alone."""
+
+    def own_handle(name, **options):
+        name = f"{name}-{transport.name.replace(' ', '-')}"
+        deploy(serve_grpc.deployment(**OPTIONS, **options)(Differing).bind(), name)
+        return transport.over(serve_grpc.get_app_handle(name))
+
+    return own_handle
+
+
+def error_of(response, timeout_s=PATIENCE_S):
     """What the call raises."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 (its type is what the tests look at)
-        response.result(timeout_s=30)
+        response.result(timeout_s=timeout_s)
     return caught.value
 
 
@@ -50,17 +74,19 @@ def error_of(response):
 
 
 @difference(
-    "A NumPy array, as an argument or a result, may be written to",
+    "An array or a data frame, as an argument or a result, may be written to",
     by_reference="no, it lies in Ray's object store",
     serves_grpc="yes",
     ours="yes",
     why="each receiver has a copy of its own",
 )
-def test_arrays_may_be_written_to(transport, differing):
-    handle, array = transport.over(differing), np.arange(1000)
+@pytest.mark.parametrize(
+    "value", [np.arange(100_000), np.arange(3), pd.DataFrame({"a": np.arange(1000.0)})]
+)
+def test_arrays_may_be_written_to(transport, handle, value):
     expected = transport.name != BY_REFERENCE
-    assert handle.is_writable.remote(array).result(timeout_s=30) is expected
-    assert handle.echo.remote(array).result(timeout_s=30).flags.writeable is expected
+    assert handle.is_writable.remote(value).result(timeout_s=PATIENCE_S) is expected
+    assert is_writable(handle.echo.remote(value).result(timeout_s=PATIENCE_S)) is expected
 
 
 @difference(
@@ -70,10 +96,12 @@ def test_arrays_may_be_written_to(transport, differing):
     ours="`bytearray`",
     why="pickle keeps it, Ray's object store does not; a `memoryview` is `bytes` everywhere",
 )
-def test_bytearrays(transport, differing):
-    kinds = transport.over(differing).kinds.remote(bytearray(b"x"), memoryview(b"x"))
-    of_bytearray = "bytes" if transport.name == BY_REFERENCE else "bytearray"
-    assert kinds.result(timeout_s=30) == [of_bytearray, "bytes"]
+def test_bytearrays(transport, handle):
+    expected = "bytes" if transport.name == BY_REFERENCE else "bytearray"
+    assert handle.kind.remote(bytearray(b"x")).result(timeout_s=PATIENCE_S) == expected
+    assert handle.kind.remote(memoryview(b"x")).result(timeout_s=PATIENCE_S) == "bytes"
+    result = handle.echo.remote(bytearray(b"x")).result(timeout_s=PATIENCE_S)
+    assert type(result).__name__ == expected
 
 
 @difference(
@@ -81,16 +109,18 @@ def test_bytearrays(transport, differing):
     by_reference="passes",
     serves_grpc="fails with an error of gRPC",
     ours="fails with `MessageTooLargeError`, a `ValueError`",
-    why="one call must not fill a replica's memory, nor hold up the others",
+    why="one call must not fill a process's memory, nor hold up the others",
 )
-def test_large_values(transport, differing):
-    response = transport.over(differing).echo.remote(b"x" * 5_000_000)
+@pytest.mark.parametrize("method", ["length", "blob"])
+def test_large_values(transport, handle, method):
+    value = b"x" * 5_000_000
+    response = getattr(handle, method).remote(value if method == "length" else len(value))
     if transport.name == BY_REFERENCE:
-        assert len(response.result(timeout_s=30)) == 5_000_000
-        return
-    error = error_of(response)
-    assert isinstance(error, errors.MessageTooLargeError) is (transport.name == OURS)
-    assert "larger than max" in str(error) or "over the limit of 4194304" in str(error)
+        assert response.result(timeout_s=PATIENCE_S) in (value, len(value))
+    else:
+        is_ours = transport.name == OURS
+        expected = errors.MessageTooLargeError if is_ours else grpc.aio.AioRpcError
+        assert type(error_of(response)) is expected
 
 
 @difference(
@@ -100,8 +130,8 @@ def test_large_values(transport, differing):
     ours="raises `SerializationError`, a `TypeError`, there",
     why="it names the serializer, the type, and what would take it",
 )
-def test_arguments_that_cannot_be_serialized(transport, differing):
-    error = error_of(transport.over(differing).echo.remote(threading.Lock()))
+def test_arguments_that_cannot_be_serialized(transport, handle):
+    error = error_of(handle.echo.remote(threading.Lock()))
     assert isinstance(error, TypeError)
     assert isinstance(error, errors.SerializationError) is (transport.name == OURS)
 
@@ -116,58 +146,62 @@ def test_arguments_that_cannot_be_serialized(transport, differing):
     ours="the handler is cancelled; the response raises `RequestCancelledError` from then on",
     why="nobody waits any more, as when any other task is cancelled",
 )
-def test_wait_for(transport, differing, board):
-    async def give_up_and_wait_again() -> object:
-        response = transport.over(differing).wait.remote(board.path, "a")
-        started = asyncio.create_task(asyncio.to_thread(eventually, lambda: board.count("start")))
-        await started
+def test_wait_for(transport, handle, board):
+    async def give_up_and_wait_again():
+        response = handle.hold.remote(board.path, "first")
+        await eventually_async(lambda: board.count("start"))
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(response, 0.1)
         if transport.name != BY_REFERENCE:
-            await asyncio.to_thread(eventually, lambda: board.count("cancelled"))
+            await eventually_async(lambda: board.count("cancelled"))
         board.release()
         try:
-            return await response
-        except RequestCancelledError as error:
+            await response
+        except (RequestCancelledError, asyncio.CancelledError) as error:
             return type(error)
-        except asyncio.CancelledError as error:
-            return type(error)
+        return None
 
-    result = asyncio.run(give_up_and_wait_again())
     expected = {
-        BY_REFERENCE: "a",
+        BY_REFERENCE: None,
         SERVES_GRPC: asyncio.CancelledError,
         OURS: RequestCancelledError,
     }
-    assert result == expected[transport.name]
+    assert asyncio.run(give_up_and_wait_again()) is expected[transport.name]
+    assert board.count("end") == (transport.name == BY_REFERENCE)
 
 
 @difference(
-    "A `def` handler whose call was cancelled",
-    by_reference="gives its slot back at once: more threads run than `max_ongoing_requests`",
-    serves_grpc="the same",
-    ours="keeps its slot until the thread is out; its caller is told at once",
-    why="`max_ongoing_requests` holds: a thread cannot be stopped",
+    "`response.result(timeout_s=...)` gives up",
+    by_reference="`GetTimeoutError`, a `TimeoutError`",
+    serves_grpc="`TimeoutError`",
+    ours="`TimeoutError`",
+    why="there is no object of Ray's to get",
 )
-def test_slots_of_cancelled_threads(transport, deploy, board):
-    name = f"one-slot-{transport.name.replace(' ', '-')}"
-    app = serve_grpc.deployment(**OPTIONS, max_ongoing_requests=1)(Differing).bind()
-    deploy(app, name)
-    handle = transport.over(serve_grpc.get_app_handle(name))
-    first = handle.wait_in_thread.remote(board.path, "first")
-    eventually(lambda: board.count("start") == 1)
-    first.cancel()
-    assert isinstance(error_of(first), RequestCancelledError)
-    second = handle.wait_in_thread.remote(board.path, "second")
-    if transport.name == OURS:
-        with pytest.raises(TimeoutError):
-            second.result(timeout_s=1)
-        assert board.count("start") == 1
-    else:
-        eventually(lambda: board.count("start") == 2)
-    board.release("first")
-    board.release("second")
-    assert second.result(timeout_s=30) == "second"
+def test_timeouts_of_result(transport, handle, board):
+    error = error_of(handle.hold.remote(board.path, "first"), timeout_s=0.1)
+    assert type(error) is (GetTimeoutError if transport.name == BY_REFERENCE else TimeoutError)
+    assert isinstance(error, TimeoutError)
+
+
+@difference(
+    "A stream is let go in the middle (`break`, then no reference to it)",
+    by_reference="the generator runs on",
+    serves_grpc="the generator runs on",
+    ours="the generator is closed",
+    why="nobody can read its items any more",
+)
+def test_streams_that_are_let_go(transport, handle, board):
+    async def let_go():
+        stream = handle.options(stream=True).stream.remote(board.path, "first")
+        async for number in stream:
+            if number == 3:
+                break
+        del stream
+        made = board.count("item")
+        await eventually_async(lambda: board.count("closed") or board.count("item") > made + 100)
+        return board.count("closed")
+
+    assert asyncio.run(let_go()) == (transport.name == OURS)
 
 
 @difference(
@@ -177,16 +211,40 @@ def test_slots_of_cancelled_threads(transport, deploy, board):
     ours="the generator pauses after `SERVE_GRPC_STREAM_WINDOW_ITEMS` (256) items, or 1 MiB",
     why="a slow consumer must not fill the memory of either process",
 )
-def test_streams_that_are_not_consumed(transport, differing, board):
-    handle = transport.over(differing)
+def test_streams_that_are_not_consumed(transport, handle, board):
     number = 2000
     items = iter(handle.options(stream=True).items.remote(board.path, number))
     assert next(items) == 0
     expected = WINDOW_ITEMS + 1 if transport.name == OURS else number
     eventually(lambda: board.count("item") >= expected)
-    assert handle.echo.remote("later").result(timeout_s=30) == "later"
+    assert handle.echo.remote("later").result(timeout_s=PATIENCE_S) == "later"
     assert board.count("item") == expected
     assert list(items) == list(range(1, number))
+
+
+@difference(
+    "A `def` handler whose call was cancelled",
+    by_reference="gives its slot back at once: more threads run than `max_ongoing_requests`",
+    serves_grpc="the same",
+    ours="keeps its slot until the thread is out; its caller is told at once",
+    why="`max_ongoing_requests` holds: a thread cannot be stopped",
+)
+def test_slots_of_cancelled_threads(transport, own_handle, board):
+    handle = own_handle("one-slot", max_ongoing_requests=1)
+    first = handle.block.remote(board.path, "first")
+    eventually(lambda: board.count("start", "first"))
+    first.cancel()
+    assert isinstance(error_of(first), RequestCancelledError)
+    second = handle.block.remote(board.path, "second")
+    if transport.name == OURS:
+        with pytest.raises(TimeoutError):
+            second.result(timeout_s=1)
+        assert not board.count("start", "second")
+        board.release("first")
+    eventually(lambda: board.count("start", "second"))
+    board.release("first")
+    board.release("second")
+    second.result(timeout_s=PATIENCE_S)
 
 
 @difference(
@@ -196,20 +254,16 @@ def test_streams_that_are_not_consumed(transport, differing, board):
     ours="all are sent: only a call that finds no slot waits",
     why="the limit is for calls that wait",
 )
-def test_bursts(transport, deploy, board):
-    name = f"burst-{transport.name.replace(' ', '-')}"
-    app = serve_grpc.deployment(**OPTIONS, max_ongoing_requests=100, max_queued_requests=5)
-    deploy(app(Differing).bind(), name)
-    handle = transport.over(serve_grpc.get_app_handle(name))
-    assert handle.echo.remote(1).result(timeout_s=30) == 1
+def test_bursts(transport, own_handle):
+    handle = own_handle("burst", max_ongoing_requests=100, max_queued_requests=5)
+    assert handle.echo.remote("first").result(timeout_s=PATIENCE_S) == "first"
 
-    async def burst() -> list[object]:
-        responses = [handle.wait.remote(board.path, "x") for _ in range(50)]
-        board.release()
+    async def burst():
+        responses = [handle.echo.remote("x") for _ in range(50)]
         return await asyncio.gather(*responses, return_exceptions=True)
 
     outcomes = asyncio.run(burst())
-    refused = [o for o in outcomes if isinstance(o, BackPressureError)]
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BackPressureError)]
     assert (len(refused) > 0) is (transport.name != OURS)
     assert [o for o in outcomes if o not in refused] == ["x"] * (50 - len(refused))
 
@@ -218,35 +272,53 @@ def test_bursts(transport, deploy, board):
 
 
 @difference(
-    "The attributes of the user's exception, such as `errno` of an `OSError`",
-    by_reference="are those of `error.cause`; on the error that was caught they are empty",
+    "The attributes of the user's exception, such as `errno` or a dataclass's fields",
+    by_reference="are those of `error.cause`; on the error that was caught they are defaults",
     serves_grpc="are there; the remote traceback is not",
-    ours="are those of `error.cause`; on the error that was caught they are empty",
+    ours="are those of `error.cause`; on the error that was caught they are defaults",
     why="it is Ray's own `RayTaskError`, as by reference, with the remote traceback",
 )
-def test_attributes_of_exceptions(transport, differing):
-    error = error_of(transport.over(differing).missing_file.remote())
-    assert isinstance(error, FileNotFoundError)
+def test_attributes_of_exceptions(transport, handle):
+    missing = error_of(handle.raise_os_error.remote())
+    over_quota = error_of(handle.raise_quota.remote())
+    assert isinstance(missing, FileNotFoundError)
+    assert isinstance(over_quota, OverQuota)
     if transport.name == SERVES_GRPC:
-        assert (error.errno, error.filename) == (2, "somewhere")
-    else:
-        assert isinstance(error, RayTaskError)
-        assert (error.errno, error.filename) == (None, None)
-        assert (error.cause.errno, error.cause.filename) == (2, "somewhere")
+        assert (missing.errno, over_quota.used) == (2, 107)
+        return
+    assert isinstance(missing, RayTaskError)
+    assert isinstance(over_quota, RayTaskError)
+    assert (missing.errno, missing.cause.errno) == (None, 2)
+    assert (over_quota.used, over_quota.cause.used) == (0, 107)
+
+
+@difference(
+    "An exception of a class that cannot be subclassed, such as pydantic's `ValidationError`",
+    by_reference="is not caught by its type; it is `error.cause`",
+    serves_grpc="is caught by its type",
+    ours="is not caught by its type; it is `error.cause`",
+    why="a `RayTaskError` of that type would have to be a subclass",
+)
+def test_exceptions_of_final_classes(transport, handle):
+    error = error_of(handle.raise_validation_error.remote())
+    is_native = transport.name == SERVES_GRPC
+    assert isinstance(error, pydantic.ValidationError) is is_native
+    assert (error if is_native else error.cause).errors()[0]["loc"] == ("x",)
 
 
 @difference(
     "A `ValueError` that cannot be pickled arrives as",
     by_reference="a `RayTaskError` with its text",
     serves_grpc="an error of gRPC",
-    ours="a `RayTaskError` with its text",
-    why="it is told all the same",
+    ours="a `RayTaskError` with its text, which is a `ValueError`, too",
+    why="what is known of it is told",
 )
-def test_exceptions_that_cannot_be_pickled(transport, differing):
-    error = error_of(transport.over(differing).fail_with_a_lock.remote())
+def test_exceptions_that_cannot_be_pickled(transport, handle):
+    error = error_of(handle.raise_with_a_lock.remote())
+    assert isinstance(error, grpc.aio.AioRpcError) is (transport.name == SERVES_GRPC)
     assert isinstance(error, RayTaskError) is (transport.name != SERVES_GRPC)
-    if transport.name != SERVES_GRPC:
-        assert "ValueError: <unlocked _thread.lock" in str(error)
+    assert isinstance(error, ValueError) is (transport.name == OURS)
+    assert ("holds a lock" in str(error)) is (transport.name != SERVES_GRPC)
 
 
 @difference(
@@ -256,16 +328,13 @@ def test_exceptions_that_cannot_be_pickled(transport, differing):
     ours="`ReplicaDiedError`, a `RayActorError`, which says whether the call may have run",
     why="a caller that may repeat the call has to know",
 )
-def test_replicas_that_die(transport, deploy):
-    name = f"dying-{transport.name.replace(' ', '-')}"
-    deploy(serve_grpc.deployment(**OPTIONS)(Differing).bind(), name)
-    error = error_of(transport.over(serve_grpc.get_app_handle(name)).die.remote())
-    assert isinstance(error, RayActorError)
+def test_replicas_that_die(transport, own_handle):
+    error = error_of(own_handle("dying").die.remote())
     expected = {
         BY_REFERENCE: ray.exceptions.ActorDiedError,
         SERVES_GRPC: ray.exceptions.ActorUnavailableError,
         OURS: errors.ReplicaDiedError,
     }
     assert type(error) is expected[transport.name]
-    assert isinstance(error, RayError)
+    assert isinstance(error, RayActorError)
     assert getattr(error, "may_have_executed", None) is (True if transport.name == OURS else None)
