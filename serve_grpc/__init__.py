@@ -18,7 +18,8 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     protocol/         frames and session machines                (pure)
     routing/          picking a replica                          (pure)
     transport/        sockets and event loops; imports grpc
-    _serve/           Ray's private names; rotate_secret
+    _serve/           Ray's private names; rotate_secret, sign_call
+    protos/           the wire format, for other languages
 """
 
 from serve_grpc._serve.versions import check_ray_version
@@ -26,7 +27,7 @@ from serve_grpc._serve.versions import check_ray_version
 check_ray_version()
 
 from serve_grpc import errors  # noqa: E402
-from serve_grpc._serve.cluster import rotate_secret  # noqa: E402
+from serve_grpc._serve.cluster import rotate_secret, sign_call  # noqa: E402
 from serve_grpc.deployment import (  # noqa: E402
     deployment,
     enable,
@@ -61,5 +62,6 @@ __all__ = [
     "register_serializer",
     "rotate_secret",
     "run",
+    "sign_call",
     "wrap",
 ]

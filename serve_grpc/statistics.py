@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ray.serve import handle as serve_handle
+
 from serve_grpc._serve.requests import inside_ray_client_context
 from serve_grpc._serve.routers import has_replicas
 from serve_grpc.caller.registry import known_router
@@ -90,8 +92,15 @@ def handle_statistics(handle: DeploymentHandle[Any]) -> HandleStatistics:
     """What is known of a handle's calls by value and of the replicas; never waits.
 
     Args:
-        handle: Any; its copies share the numbers.
+        handle: One of ours; its copies share the numbers.
+
+    Raises:
+        TypeError: It is none of ours.
     """
+    if not isinstance(handle, DeploymentHandle):
+        hint = " (see serve_grpc.wrap)" if isinstance(handle, serve_handle.DeploymentHandle) else ""
+        kind = f"{type(handle).__module__}.{type(handle).__name__}"
+        raise TypeError(f"expected a serve_grpc.DeploymentHandle, got {kind}{hint}")
     # Not a method: a deployment may have one of that name, and `handle.name` is the deployment's.
     native, router = handle._router, handle._data_router
     if router is None and native is not None:

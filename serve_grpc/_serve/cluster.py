@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hmac
 import os
+import time
 
 import ray
 from ray.experimental import internal_kv
 
-__all__ = ["cluster_secret", "cluster_secrets", "node_address", "rotate_secret"]
+from serve_grpc.protocol import handshake
+
+__all__ = ["cluster_secret", "cluster_secrets", "node_address", "rotate_secret", "sign_call"]
 
 _NAMESPACE = b"serve_grpc"
 _KEY = b"session_secret"
@@ -60,6 +63,28 @@ def rotate_secret() -> None:
     internal_kv._internal_kv_put(
         _KEY, os.urandom(SECRET_BYTES) + current, overwrite=True, namespace=_NAMESPACE
     )
+
+
+def sign_call(replica_id: str, method: str, request: bytes = b"") -> tuple[tuple[str, str], ...]:
+    """Metadata that prove one call of a plain gRPC client to be a cluster member's.
+
+    Good once, for a minute, for this request at this replica. Reads the cluster's secret, which
+    takes a round trip to Ray's key-value store; hands it to nobody.
+
+    Args:
+        replica_id: Ray Serve's unique id of the replica that is called.
+        method: Full gRPC method, such as "/serve_grpc.v1.Replica/Call".
+        request: The serialized `CallRequest`, the very bytes that are sent; nothing for health and
+            reflection.
+
+    Raises:
+        RuntimeError: This process is not connected to a Ray cluster.
+    """
+    if not ray.is_initialized():
+        raise RuntimeError("sign_call() needs a connection to the Ray cluster: ray.init() first")
+    nonce = os.urandom(16).hex()
+    value = handshake.sign_call(cluster_secret(), method, replica_id, request, nonce, time.time())
+    return (("authorization", value),)
 
 
 def _stored() -> bytes:

@@ -12,6 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+import serve_grpc
 from serve_grpc._generated.replica_pb2 import CallRequest, Error
 from tests.peer.plain_client import CALL, PlainClient, error_of
 from tests.ray.waiting import eventually
@@ -158,6 +159,19 @@ def test_call_without_proof_is_refused_and_nothing_is_deserialized(client, tmp_p
     assert not touched.exists()
     client.call(CallRequest(method="kind_of", payload=bomb.payload))
     assert touched.exists()  # with a proof the same bytes are read
+
+
+def test_a_member_signs_calls_without_knowing_the_secret(client, target):
+    message = request(args=[1])
+    proof = serve_grpc.sign_call(target.replica_id, CALL, message.SerializeToString())
+    assert client.stub.Call(message, timeout=20, metadata=proof).payload == b"1"
+    proof = serve_grpc.sign_call(target.replica_id, CALL, b"other")
+    with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+        client.stub.Call(message, timeout=20, metadata=proof)
+    proof = serve_grpc.sign_call(target.replica_id, HEALTH)
+    ask = health_pb2.HealthCheckRequest(service=SERVICE)
+    answer = health_pb2_grpc.HealthStub(client.channel).Check(ask, timeout=20, metadata=proof)
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_proof_works_once(client):

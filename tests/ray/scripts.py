@@ -18,10 +18,10 @@ __all__ = ["own_ray", "run_script"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_script(name: str, *, env: dict[str, str], timeout_s: float = 90.0) -> str:
+def run_script(name: str, *args: str, env: dict[str, str], timeout_s: float = 90.0) -> str:
     """Run it; returns what it printed. A failed assertion in it fails the test."""
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.ray.driver_scripts.{name}"],
+        [sys.executable, "-m", f"tests.ray.driver_scripts.{name}", *args],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,

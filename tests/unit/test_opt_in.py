@@ -170,3 +170,17 @@ def test_an_application_bound_twice_stays_one() -> None:
     ((first, ours),) = bound.init_args
     assert first is leaf is bound.init_kwargs["other"]
     assert isinstance(ours, serve_grpc.DeploymentHandle)
+
+
+def test_statistics_of_a_handle_that_is_not_ours_say_how_to_get_one() -> None:
+    native = serve.handle.DeploymentHandle("Elsewhere", "app")
+    with pytest.raises(TypeError, match=r"serve_grpc\.wrap"):
+        serve_grpc.handle_statistics(native)
+    with pytest.raises(TypeError, match=r"got builtins\.int$"):
+        serve_grpc.handle_statistics(3)
+    assert serve_grpc.handle_statistics(serve_grpc.wrap(native)).deployment_name == "Elsewhere"
+
+
+def test_signing_without_a_cluster_says_what_is_missing() -> None:
+    with pytest.raises(RuntimeError, match=r"ray\.init"):
+        serve_grpc.sign_call("a-replica", "/serve_grpc.v1.Replica/Call")
