@@ -111,6 +111,7 @@ class ReplicaSession:
         self._caller_nonce = b""
         self._requests_read = 0
         self._must_drain = False
+        self.refusal: Refusal | None = None
         self.ongoing_ids: set[int] = set()
         self.state = SessionState.HELLO
         self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)
@@ -275,8 +276,8 @@ class ReplicaSession:
     def refuse(self, reason: Refusal.Reason, message: str) -> Arrival:
         """Refuse the session; the owner writes the outbox and ends the stream."""
         self.state = SessionState.CLOSED
-        self.outbox.batch.refusal.reason = reason
-        self.outbox.batch.refusal.message = message
+        self.refusal = Refusal(reason=reason, message=message)
+        self.outbox.batch.refusal.CopyFrom(self.refusal)
         self.outbox.added()
         return Arrival(refused=True)
 
