@@ -46,12 +46,12 @@ class RouteSpan:
     def __init__(self, span: Any) -> None:
         self._span = span
 
-    def propagated(self) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+    def propagated(self, callee: str) -> tuple[dict[str, str] | None, dict[str, str] | None]:
         """The trace contexts of Serve and Ray, with this span as the current one."""
         context = tracing_utils.set_span_in_context(self._span)
         token = tracing_utils.set_trace_context(context)
         try:
-            return tracing_utils.create_propagated_context(), _ray_trace_context()
+            return tracing_utils.create_propagated_context(), _ray_trace_context(callee)
         finally:
             tracing_utils.detach_trace_context(token)
 
@@ -106,23 +106,30 @@ def open_route_span(
     return RouteSpan(span) if span.get_span_context().trace_flags.sampled else None
 
 
-def context_of_call(span: RouteSpan | None, grpc_context: Any) -> RequestContext | None:
+def context_of_call(
+    span: RouteSpan | None, grpc_context: Any, callee: str
+) -> RequestContext | None:
     """What a call carries to its replica; None if that is nothing.
 
     Args:
+        callee: Deployment and method, as "Deployment.method".
         span: Of the call.
         grpc_context: Of the request that makes the call, which came through a gRPC ingress.
 
     Raises:
         Exception: `grpc_context` holds more than plain data, or a propagator wrote no text.
     """
-    trace, ray_trace = span.propagated() if span is not None else (None, _ray_trace_context())
+    if span is not None:
+        trace, ray_trace = span.propagated(callee)
+    else:
+        trace, ray_trace = None, _ray_trace_context(callee)
     return _message(trace, ray_trace, grpc_context)
 
 
-def context_of_metadata(metadata: Any) -> RequestContext | None:
+def context_of_metadata(metadata: Any, callee: str) -> RequestContext | None:
     """The same for a request that Serve's own router places, from Serve's metadata of it."""
-    return _message(metadata.tracing_context, _ray_trace_context(), metadata.grpc_context)
+    ray_trace = _ray_trace_context(callee)
+    return _message(metadata.tracing_context, ray_trace, metadata.grpc_context)
 
 
 def _message(
@@ -134,10 +141,16 @@ def _message(
     return RequestContext(trace=trace, ray_trace=ray_trace, grpc_context=ingress)
 
 
-def _ray_trace_context() -> dict[str, str] | None:
+def _ray_trace_context(callee: str) -> dict[str, str] | None:
     if not tracing_helper._is_tracing_enabled():
         return None
-    context: dict[str, str] = tracing_helper._DictPropagator.inject_current_context()
+    opentelemetry = tracing_helper._get_opentelemetry()
+    # As Ray's `_tracing_actor_method_invocation` does it, by whose calls Serve goes by reference:
+    # where no span is current, as in a driver, this one begins the trace.
+    with opentelemetry.trace.get_tracer(__name__).start_as_current_span(
+        f"{callee} ray.remote", kind=opentelemetry.trace.SpanKind.PRODUCER
+    ):
+        context: dict[str, str] = tracing_helper._DictPropagator.inject_current_context()
     return context
 
 
@@ -175,8 +188,14 @@ class Scope:
             SerializationError: The gRPC context cannot be read.
         """
         trace = dict(self._context.trace) or None
+        ray_trace = dict(self._context.ray_trace)
+        if ray_trace and tracing_helper._is_tracing_enabled():
+            # As in Ray's `_resume_span`, so that what this task calls in turn joins the trace; its
+            # context ends with it.
+            resumed = tracing_helper._DictPropagator.extract(ray_trace)
+            tracing_helper._get_opentelemetry().context.attach(resumed)
         # As in Serve's `Replica._unpack_proxy_args`.
-        fields["_ray_trace_ctx"] = dict(self._context.ray_trace) or trace
+        fields["_ray_trace_ctx"] = ray_trace or trace
         if self._context.grpc_context:
             fields["grpc_context"] = _grpc_context(self._context.grpc_context)
         if not tracing_utils.is_tracing_enabled():

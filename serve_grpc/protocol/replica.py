@@ -114,6 +114,7 @@ class ReplicaSession:
         self._last_lent = 0
         self.epoch = epoch
         self.lent: dict[int, Sequence[Any]] = {}
+        self.refusal: Refusal | None = None
         self.ongoing_ids: set[int] = set()
         self.state = SessionState.HELLO
         self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)
@@ -278,8 +279,8 @@ class ReplicaSession:
     def refuse(self, reason: Refusal.Reason, message: str) -> Arrival:
         """Refuse the session; the owner writes the outbox and ends the stream."""
         self.state = SessionState.CLOSED
-        self.outbox.batch.refusal.reason = reason
-        self.outbox.batch.refusal.message = message
+        self.refusal = Refusal(reason=reason, message=message)
+        self.outbox.batch.refusal.CopyFrom(self.refusal)
         self.outbox.added()
         return Arrival(refused=True)
 

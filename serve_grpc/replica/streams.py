@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from serve_grpc._serve.replicas import UserMethod
@@ -93,9 +94,9 @@ def _not_a_generator(method: UserMethod) -> TypeError:
 
 
 def _as_async_generator(result: Any, method: UserMethod) -> AsyncGenerator[Any, None]:
-    if inspect.isasyncgen(result):
+    if isinstance(result, AsyncGeneratorType):
         return result
-    if inspect.isgenerator(result):
+    if isinstance(result, GeneratorType):
         return _step(result)
     raise _not_a_generator(method)
 

@@ -18,6 +18,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc.aio import _server
 
+from serve_grpc.transport.status import abort
+
 __all__ = ["Doors", "open_server"]
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
@@ -62,7 +64,7 @@ class Doors(grpc.aio.ServerInterceptor):
                 return handler.request_deserializer(data)
             except DecodeError as error:
                 text = f"not a CallRequest: {error}"
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+                await abort(context, grpc.StatusCode.INVALID_ARGUMENT, text)
 
         async def answer(_: object, context: Any) -> Any:
             result = handler.unary_unary(await request_of(context), context)
