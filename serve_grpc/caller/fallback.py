@@ -16,9 +16,10 @@ from ray.exceptions import RayTaskError
 from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc.caller.call import Call
-from serve_grpc.errors import ReplicaDiedError
+from serve_grpc.errors import ReplicaDiedError, SerializationError
 from serve_grpc.routing.retry import RetryBudget
 from serve_grpc.transport.foreign import as_documented
+from serve_grpc.user_code import is_interrupt, text_of
 
 __all__ = ["NativeCall"]
 
@@ -47,15 +48,25 @@ class NativeCall:
                 # Whoever gives the call up has ended it by now. Else the handler raised this.
                 call.fail(RequestCancelledError(call.fields.request_id))
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 if not self._may_repeat(error):
                     self._fail(error)
                     return
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
+        fields = self._call.fields
         ours = as_documented(error)
+        if not isinstance(error, Exception):  # Serve loads what arrives in this very task
+            ours = SerializationError(
+                f"loading the response raised {type(error).__name__}: {text_of(error)}",
+                serializer=fields.envelope.response_serializer,
+                direction="response",
+                may_have_executed=True,
+            )
         if ours is not None:
-            ours.request_id = self._call.fields.request_id
+            ours.request_id = fields.request_id
             ours.__cause__ = error
         self._call.fail(ours or error)
 
@@ -73,7 +84,7 @@ class NativeCall:
             response.cancel()
             raise
 
-    def _may_repeat(self, error: Exception) -> bool:
+    def _may_repeat(self, error: BaseException) -> bool:
         # Only our transport raises this; what Serve's own may repeat, Serve's router has repeated.
         # As a RayTaskError it is the answer of a handler, whose own call was lost.
         call = self._call

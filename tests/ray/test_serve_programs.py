@@ -9,7 +9,7 @@ from ray.exceptions import RayTaskError
 
 from serve_grpc.errors import SerializationError
 from tests.ray.apps import programs
-from tests.ray.apps.programs import Exits, Waits, programs_app
+from tests.ray.apps.programs import Exits, Waits, plain_app, programs_app
 from tests.ray.waiting import eventually_async
 
 USAGE = "usage: program"
@@ -94,3 +94,22 @@ def test_an_import_that_takes_its_time_holds_up_no_other_call(outer):
             await outer.fail.remote("Waits")
 
     asyncio.run(main())
+
+
+def test_over_serves_own_transport_it_fails_one_call_as_well(deploy):
+    plain = deploy(plain_app(), "plain-programs")
+    pid = plain.pid.remote().result(timeout_s=20)
+    with pytest.raises(SerializationError, match=USAGE):
+        plain.value.remote("Exits").result(timeout_s=20)
+    with pytest.raises(SerializationError, match=USAGE):
+        list(plain.options(stream=True).items.remote("Exits"))
+    assert plain.pid.remote().result(timeout_s=20) == pid
+
+
+def test_a_response_over_serves_own_transport_that_is_a_program_fails_the_call_it_is_passed_to(
+    outer, deploy
+):
+    plain = deploy(plain_app(), "plain-programs")
+    with pytest.raises(SerializationError, match=USAGE):
+        outer.take.remote(plain.value.remote("Exits")).result(timeout_s=20)
+    assert isinstance(outer.pid.remote().result(timeout_s=20), int)

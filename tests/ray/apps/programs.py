@@ -11,9 +11,11 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+from ray import serve
+
 import serve_grpc
 
-__all__ = ["IS_LOADING", "MAY_LOAD", "Exits", "Waits", "programs_app"]
+__all__ = ["IS_LOADING", "MAY_LOAD", "Exits", "Programs", "Waits", "plain_app", "programs_app"]
 
 IS_LOADING, MAY_LOAD = threading.Event(), threading.Event()
 """Of this process: set while something is loaded, and by the test, to let that end."""
@@ -57,7 +59,6 @@ def _load_slowly(text: str, pid: int) -> Waits:
 _KINDS: dict[str, type[Exception]] = {"Exits": Exits, "Waits": Waits}
 
 
-@serve_grpc.deployment(ray_actor_options={"num_cpus": 0.01})
 class Programs:
     """Raises, returns and takes them. Args: `inner`, another one that `through` calls by value."""
 
@@ -96,6 +97,15 @@ class Programs:
         return "no error"
 
 
+OPTIONS: Any = {"ray_actor_options": {"num_cpus": 0.01}}
+
+
 def programs_app() -> Any:
     """One that calls another one."""
-    return Programs.bind(Programs.options(name="Inner").bind())
+    deployment = serve_grpc.deployment(**OPTIONS)(Programs)
+    return deployment.bind(deployment.options(name="Inner").bind())
+
+
+def plain_app() -> Any:
+    """One without an endpoint of ours."""
+    return serve.deployment(**OPTIONS)(Programs).bind()
