@@ -307,7 +307,7 @@ class Call:
             if self.done:
                 if self.error is None:
                     raise StopAsyncIteration
-                raise _not_a_stop((yield from self._failure()))
+                raise (yield from self._failure())
             yield from self.wait_news()
         if self.has_value or len(self._items[0]) <= ON_LOOP_BYTES:
             return self.take_item()
@@ -349,7 +349,7 @@ class Call:
         """Raise what ended a stream, in a thread: its error, or StopIteration."""
         if self.error is None:
             raise StopIteration
-        raise _not_a_stop(self.exception())
+        raise self.exception()
 
     def _take(self) -> Any:
         payload = self._items.popleft()
@@ -367,15 +367,3 @@ class Call:
         except ServeGrpcError as error:
             error.request_id, error.may_have_executed = self.fields.request_id, True
             raise
-
-
-def _not_a_stop(error: BaseException) -> BaseException:
-    """What is raised for the error of a stream, in its consumer's loop.
-
-    One of the two errors that end a loop would make it look complete.
-    """
-    if not isinstance(error, (StopIteration, StopAsyncIteration)):
-        return error
-    stopped = RuntimeError(f"the stream ended with {type(error).__name__}")
-    stopped.__cause__ = error
-    return stopped

@@ -111,11 +111,12 @@ class Mailbox:
     def _drain(self) -> None:
         self._thread_id = get_ident()
         self._is_scheduled = False
+        self._is_busy = True
         try:
             for _ in range(len(self._items)):
                 function, args = self._items.popleft()
                 try:
-                    self.enter(function, *args)
+                    function(*args)
                 except BaseException as error:
                     if is_interrupt(error):
                         raise
@@ -123,6 +124,7 @@ class Mailbox:
                         {"message": f"error in {function!r} posted to a loop", "exception": error}
                     )
         finally:
+            self._is_busy = False
             if self._items and not self._is_scheduled:
                 self._schedule()  # an interrupt does not cost the others their turn
 
