@@ -290,13 +290,16 @@ class Call:
     def take_item(self) -> Any:
         """The next item; only when a wait said that there is one."""
         payload = self._items.popleft()
-        if self.has_value:  # items of Serve's own transport come as values
-            return payload
+        is_value = self.has_value  # as of Serve's own transport; of unknown size
         if self._window is not None and not self.done:
-            due = self._window.took(len(payload))
+            due = self._window.took(0 if is_value else len(payload))
             if due is not None:
                 self._mailbox.run(self._owner.grant, self, *due)
-        return self._load(payload)
+        return payload if is_value else self._load(payload)
+
+    def pass_item(self) -> Any:
+        """The next item as it came, for who passes it on, and grants credit for it."""
+        return self._items.popleft()
 
     def _load(self, payload: Any) -> Any:
         try:

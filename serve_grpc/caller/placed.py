@@ -24,10 +24,11 @@ from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.config import Settings
 from serve_grpc.errors import MessageTooLargeError, ReplicaDiedError, ServeGrpcError
-from serve_grpc.payload import Payload
+from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.routing.peer import PeerState
 from serve_grpc.serialization import get_serializer
+from serve_grpc.threads import in_thread
 from serve_grpc.transport.mailbox import Mailbox
 
 __all__ = ["PlacedCalls"]
@@ -78,6 +79,10 @@ class _Placed:
         """Give it up, from any thread."""
         self.call.cancel()
 
+    def grant(self, items: int, bytes_: int) -> None:
+        """Let a stream go on whose items are taken from the call as they came."""
+        self.owner.grant(self.call, items, bytes_)
+
     def value(self, timeout_s: float | None) -> Any:
         """Wait for the result in this thread."""
         if not self.call.wait_done_blocking(timeout_s):
@@ -85,9 +90,13 @@ class _Placed:
         return self.call.result()
 
     async def value_async(self) -> Any:
-        """Wait for the result."""
-        await self.call.wait_done()
-        return self.call.result()
+        """Wait for the result; a large one is loaded in a thread."""
+        call = self.call
+        await call.wait_done()
+        payload = call.payload  # None: an error
+        if payload is not None and len(payload) > ON_LOOP_BYTES:
+            return await in_thread(call.result)
+        return call.result()
 
     def next_item(self) -> Any:
         """The next item, waited for in this thread."""
