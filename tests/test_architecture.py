@@ -32,6 +32,7 @@ PURE = (
     "collections",
     "dataclasses",
     "enum",
+    "itertools",
     "typing",
 )
 

@@ -353,12 +353,16 @@ class Call:
 
     def _take(self) -> Any:
         payload = self._items.popleft()
-        # Items of Serve's own transport come as values, without credit.
-        if self._window is not None and not self.done and not self.has_value:
-            due = self._window.took(len(payload))
+        if self._window is not None and not self.done:
+            # Items of Serve's own transport come as values, of unknown size.
+            due = self._window.took(0 if self.has_value else len(payload))
             if due is not None:
                 self._mailbox.run(self._owner.grant, self, *due)
         return payload
+
+    def pass_item(self) -> Any:
+        """The next item as it came, for who passes it on, and grants credit for it."""
+        return self._items.popleft()
 
     def load(self, payload: Any) -> Any:
         """The value of a result or an item."""

@@ -355,7 +355,7 @@ class Connection:
     def beat(self, now_s: float) -> None:
         """Ask a silent replica for a sign of life, suspect a mute one; called once a beat."""
         session = self._session
-        if session is None or session.state is not SessionState.OPEN:
+        if session is None or session.state not in (SessionState.OPEN, SessionState.DRAINING):
             return
         interval_s = self._settings.heartbeat_interval_s
         if self._pinged_s is not None:

@@ -32,6 +32,7 @@ class ConnectionPool:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._connections: dict[str, Connection] = {}
+        self._retired: set[Connection] = set()
         self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
         self._ticker: asyncio.TimerHandle | None = None
         self._secrets = ClusterSecrets(cluster_secrets)
@@ -72,6 +73,7 @@ class ConnectionPool:
         connection.owners.discard(owner)
         if not connection.owners:
             self._connections.pop(connection.peer.facts.replica_id, None)
+            self._retired.add(connection)  # its replica hears from us until its calls are over
             connection.retire()
 
     async def aclose(self) -> None:
@@ -79,20 +81,22 @@ class ConnectionPool:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-        connections = list(self._connections.values())
+        connections = [*self._connections.values(), *self._retired]
         self._connections.clear()
+        self._retired.clear()
         for connection in connections:
             await connection.aclose()
 
     def _tick(self) -> None:
+        self._retired = {connection for connection in self._retired if not connection.is_down}
         interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
             self._loop.call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
-            if self._connections
+            if self._connections or self._retired
             else None
         )
         now_s = time.monotonic()
-        for connection in tuple(self._connections.values()):
+        for connection in (*self._connections.values(), *self._retired):
             try:
                 connection.beat(now_s)
             except Exception:  # the others still get theirs, and the next tick comes
