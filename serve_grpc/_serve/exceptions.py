@@ -136,7 +136,7 @@ class RemoteException:
 
     def _task_error(self, cause: Exception) -> RayTaskError:
         message = self._message
-        if isinstance(cause, StopIteration | StopAsyncIteration):
+        if isinstance(cause, (StopIteration, StopAsyncIteration)):
             # Raised where a loop asks for an item, it would end the loop as if all were there.
             stop, cause = cause, RuntimeError(f"the handler raised {type(cause).__name__}")
             cause.__cause__ = stop

@@ -313,7 +313,7 @@ class Call:
             if self.done:
                 if self.error is None:
                     raise StopAsyncIteration
-                raise _not_a_stop((yield from self._failure()))
+                raise (yield from self._failure())
             yield from self.wait_news()
         if self.has_value or len(self._items[0]) <= ON_LOOP_BYTES:
             return self.take_item()
@@ -355,16 +355,20 @@ class Call:
         """Raise what ended a stream, in a thread: its error, or StopIteration."""
         if self.error is None:
             raise StopIteration
-        raise _not_a_stop(self.exception())
+        raise self.exception()
 
     def _take(self) -> Any:
         payload = self._items.popleft()
-        # Items of Serve's own transport come as values, without credit.
-        if self._window is not None and not self.done and not self.has_value:
-            due = self._window.took(len(payload))
+        if self._window is not None and not self.done:
+            # Items of Serve's own transport come as values, of unknown size.
+            due = self._window.took(0 if self.has_value else len(payload))
             if due is not None:
                 self._mailbox.run(self._owner.grant, self, *due)
         return payload
+
+    def pass_item(self) -> Any:
+        """The next item as it came, for who passes it on, and grants credit for it."""
+        return self._items.popleft()
 
     def load(self, payload: Any) -> Any:
         """The value of a result or an item."""
@@ -373,15 +377,3 @@ class Call:
         except ServeGrpcError as error:
             error.request_id, error.may_have_executed = self.fields.request_id, True
             raise
-
-
-def _not_a_stop(error: BaseException) -> BaseException:
-    """What is raised for the error of a stream, in its consumer's loop.
-
-    One of the two errors that end a loop would make it look complete.
-    """
-    if not isinstance(error, (StopIteration, StopAsyncIteration)):
-        return error
-    stopped = RuntimeError(f"the stream ended with {type(error).__name__}")
-    stopped.__cause__ = error
-    return stopped

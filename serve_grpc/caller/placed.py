@@ -81,6 +81,10 @@ class _Placed:
         """Give it up, from any thread."""
         self.call.give_up()
 
+    def grant(self, items: int, bytes_: int) -> None:
+        """Let a stream go on whose items are taken from the call as they came."""
+        self.owner.grant(self.call, items, bytes_)
+
     def value(self, timeout_s: float | None) -> Any:
         """Wait for the result in this thread."""
         if not self.call.wait_done_blocking(timeout_s):

@@ -353,6 +353,8 @@ class Router:
         """The consumer took this much of a stream."""
         if isinstance(call.place, _Place):
             call.place.connection.grant(call.place.call_id, items, bytes_)
+        elif isinstance(call.place, NativeCall):
+            call.place.grant(items, bytes_)
 
     def _expire(self, call: Call) -> None:
         if call.done:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Generator
 
 import pytest
+from ray.serve import handle as serve_handle
 
 from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
+from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Segments
 from serve_grpc.protocol.caller import Envelope
 from serve_grpc.response import ByValueResponse
@@ -99,3 +102,24 @@ def test_ordinary_arguments_need_no_resolving(transport: TransportLoop) -> None:
     response = response_of(transport, pickle.dumps(1))
     assert needs_resolving((response,), {})
     assert needs_resolving((), {"x": response})
+
+
+class Exits(serve_handle.DeploymentResponse[object]):
+    """A response of Serve's own whose value is a program."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[None, None, object]:
+        yield
+        raise self._error
+
+
+def test_an_argument_that_ends_whoever_loads_it_fails_its_call_alone() -> None:
+    async def main() -> None:
+        with pytest.raises(ServeGrpcError, match="SystemExit: usage"):
+            await resolved(Exits(SystemExit("usage")), CLOUDPICKLE)
+        with pytest.raises(asyncio.CancelledError):
+            await resolved(Exits(asyncio.CancelledError()), CLOUDPICKLE)
+
+    asyncio.run(main())

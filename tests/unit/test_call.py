@@ -9,6 +9,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from ray.exceptions import RayTaskError
 from ray.serve import context as serve_context
 
 from serve_grpc._serve.exceptions import RemoteException, message_from_exception
@@ -147,10 +148,10 @@ def test_a_stream_that_fails_with_the_end_of_an_iterator_is_not_complete(
     async def awaited() -> None:
         await stream.fetch_item()
 
-    with pytest.raises(RuntimeError, match=kind.__name__):
-        asyncio.run(awaited())
-    with pytest.raises(RuntimeError, match=kind.__name__):
-        stream.raise_end()
+    for wait in (lambda: asyncio.run(awaited()), stream.raise_end):
+        with pytest.raises(RuntimeError, match=kind.__name__) as raised:
+            wait()
+        assert isinstance(raised.value, RayTaskError)
 
 
 def test_an_answered_call_does_not_keep_what_it_sent(transport: TransportLoop) -> None:

@@ -12,7 +12,7 @@ from ray.serve.config import RequestRouterConfig
 
 import serve_grpc
 from tests.ray.apps.gated import Board, Gated
-from tests.ray.apps.routed import ByFirstArgument
+from tests.ray.apps.routed import AnyReplica
 from tests.ray.scripts import own_ray
 from tests.ray.waiting import eventually
 
@@ -26,13 +26,6 @@ SETTLE_S = 20
 CALLS = 5
 
 
-class First(ByFirstArgument):
-    """Serve's own router takes its calls; every one for the first replica."""
-
-    async def choose_replicas(self, candidate_replicas: Any, pending_request: Any = None) -> Any:
-        return [list(candidate_replicas)]
-
-
 def run(deployment: Any, name: str) -> Any:
     handle = serve_grpc.run(deployment.bind(), name=name, route_prefix=None)
     return handle.options(_by_reference=False)
@@ -43,9 +36,7 @@ def main() -> None:
     responses: dict[str, Any] = {}
     with own_ray():
         gated = serve_grpc.deployment(**OPTIONS)(Gated)
-        router = RequestRouterConfig(
-            request_router_class=First, request_router_kwargs={"path": f"{board.path}/router"}
-        )
+        router = RequestRouterConfig(request_router_class=AnyReplica)
         handles = {
             "ours": run(gated, "ours"),
             "placed": run(gated.options(request_router_config=router), "placed"),
