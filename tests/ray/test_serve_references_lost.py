@@ -168,7 +168,7 @@ def test_result_outlives_the_session_that_it_came_by(first):
     eventually(lambda: all(response._call.done for response in responses))
     cut("lending-lost")
     boxes = [response.result() for response in responses]
-    del responses
+    responses.clear()
     eventually(lambda: not connections("First", "lending-lost"))
     for box in boxes:
         assert asyncio.run(value_of(box)) == LENGTH
