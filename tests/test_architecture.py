@@ -66,7 +66,7 @@ ONLY_IN = {
 # Rooms, from the one that knows least to those that know most; a room imports only what is before
 # it. Rooms on one line know nothing of each other.
 ARROWS = (
-    ("config", "errors", "deadlines", "payload", "threads", "_generated"),
+    ("config", "errors", "deadlines", "misfits", "payload", "threads", "_generated"),
     ("pickling", "protocol"),
     ("routing",),
     ("transport",),

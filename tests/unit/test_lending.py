@@ -15,6 +15,7 @@ from serve_grpc.caller import lending
 from serve_grpc.caller.lending import Borrowed, Lender, Loan
 from serve_grpc.payload import with_refs
 from serve_grpc.routing.peer import ReplicaFacts
+from tests.ray.waiting import eventually_async
 from tests.unit.sessions import new_caller, new_replica, shake_hands
 
 FACTS = ReplicaFacts("replica", "", deployment="D", application="a")
@@ -132,8 +133,7 @@ def test_call_that_still_runs_is_asked_for_until_it_does_not(replica: Replica) -
         lender = Lender(FACTS)
         replica.running[1] = "still"
         lent(lender, 1).settle(is_answered=False)
-        while len(replica.asked) < 3:
-            await asyncio.sleep(0.001)
+        await eventually_async(lambda: len(replica.asked) >= 3)
         del replica.running[1]
         await idle(lender)
 
@@ -171,8 +171,7 @@ def test_what_comes_while_the_actor_is_asked_goes_together(replica: Replica) -> 
     async def main() -> None:
         lender = Lender(FACTS)
         lent(lender, 0).settle(is_answered=True)
-        while not replica.asked:
-            await asyncio.sleep(0)
+        await eventually_async(lambda: replica.asked)
         for call_id in range(100):
             lent(lender, call_id).settle(is_answered=True)
         await idle(lender)
