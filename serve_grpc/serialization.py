@@ -18,7 +18,8 @@ import orjson
 from serve_grpc import pickling
 from serve_grpc._serve.references import cloudpickled, pickled
 from serve_grpc.errors import SerializationError
-from serve_grpc.payload import Payload, joined
+from serve_grpc.misfits import innermost_misfit
+from serve_grpc.payload import Payload, Segments, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
 from serve_grpc.user_code import is_interrupt, text_of
 
@@ -41,14 +42,12 @@ class Serializer:
         name: Lower-case name, as given to `handle.options(request_serialization=...)`.
         dumps: Value to bytes, in several pieces where joining them would cost a copy.
         loads: The reverse.
-        hint: What to say to a user whose value does not fit.
         reads_pieces: Whether `loads` takes a payload in pieces; else they are joined for it.
     """
 
     name: str
     dumps: Callable[[Any], Payload]
     loads: Callable[[Any], Any]
-    hint: str = "'cloudpickle' takes almost any Python object"
     reads_pieces: bool = False
 
     def dump_request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
@@ -112,16 +111,20 @@ class Serializer:
     ) -> SerializationError:
         if is_interrupt(cause):
             raise cause
-        offenders = [_type_name(v) for v in values if not self._fits(v)]
-        what = f" a value of type {offenders[0]}" if offenders else ""
+        what = ""
+        if "recursion" in f"{type(cause).__name__} {text_of(cause)}".lower():
+            what = " a value that is nested too deep"
+        elif misfits := [value for value in values if not self._takes(value)]:
+            what = f" {innermost_misfit(misfits[0], self._takes)}"
+        hint = f" ({self._advice(values)})" if values else ""
         return SerializationError(
             f"serializer {self.name!r} could not {verb}{what} in the {direction}: "
-            f"{type(cause).__name__}: {text_of(cause)} ({self.hint})",
+            f"{type(cause).__name__}: {text_of(cause)}{hint}",
             serializer=self.name,
             direction=direction,
         )
 
-    def _fits(self, value: Any) -> bool:
+    def _takes(self, value: Any) -> bool:
         try:
             self.dumps(value)
         except BaseException as error:
@@ -130,14 +133,12 @@ class Serializer:
             return False
         return True
 
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    return (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    def _advice(self, values: tuple[Any, ...]) -> str:
+        if self.name == "orjson" and _serializers["msgpack"]._takes(values):
+            return "'msgpack' takes it"
+        if self.name != "cloudpickle" and _serializers["cloudpickle"]._takes(values):
+            return "'cloudpickle' takes it"
+        return "no serializer takes it: for 'cloudpickle' it must be picklable"
 
 
 def _single_bytes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -206,15 +207,39 @@ def _pickle_plainly(value: Any) -> Payload | None:
         return None
 
 
-def _msgpack_dumps(value: Any) -> bytes:
-    packed = msgpack.packb(value, use_bin_type=True)
-    assert isinstance(packed, bytes)
-    return packed
+def _msgpack_dumps(value: Any) -> Payload:
+    # The packer writes a level more than the unpacker reads, and what is sent must be readable. So
+    # a level is added, which is the first byte; what is too deep with it is read as a trial.
+    try:
+        packed = msgpack.packb((value,), use_bin_type=True)
+    except ValueError as too_deep:
+        packed = msgpack.packb(value, use_bin_type=True)
+        try:
+            _msgpack_loads(packed)
+        except ValueError:
+            raise too_deep from None
+        return bytes(packed)
+    if len(packed) < LARGE_BYTES:
+        return bytes(packed[1:])
+    return Segments((memoryview(packed)[1:],))
 
 
 def _msgpack_loads(payload: Any) -> Any:
     # Map keys of any type are allowed, as in Ray Serve's own "msgpack".
-    return msgpack.unpackb(payload, raw=False, strict_map_key=False)
+    try:
+        return msgpack.unpackb(payload, raw=False, strict_map_key=False)
+    except TypeError:  # a tuple in a key was written as an array, and a list is no key
+        return msgpack.unpackb(
+            payload, raw=False, strict_map_key=False, object_pairs_hook=_with_tuples_in_keys
+        )
+
+
+def _with_tuples_in_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_as_tuple(key) if type(key) is list else key: value for key, value in pairs}
+
+
+def _as_tuple(key: list[Any]) -> tuple[Any, ...]:
+    return tuple(_as_tuple(part) if type(part) is list else part for part in key)
 
 
 def _bytes_or_refuse(value: Any) -> bytes:
@@ -223,22 +248,14 @@ def _bytes_or_refuse(value: Any) -> bytes:
     return value
 
 
-_JSON_HINT = "'msgpack' takes bytes as well, 'cloudpickle' almost any Python object"
-
 _serializers: dict[str, Serializer] = {
     s.name: s
     for s in (
-        Serializer(
-            "cloudpickle",
-            _cloudpickle_dumps,
-            pickling.load,
-            "it must be picklable",
-            reads_pieces=True,
-        ),
+        Serializer("cloudpickle", _cloudpickle_dumps, pickling.load, reads_pieces=True),
         Serializer("pickle", _pickle_dumps, pickling.load, reads_pieces=True),
         Serializer("msgpack", _msgpack_dumps, _msgpack_loads),
-        Serializer("orjson", orjson.dumps, orjson.loads, _JSON_HINT),
-        Serializer("noop", _bytes_or_refuse, bytes, "'cloudpickle' takes more than bytes"),
+        Serializer("orjson", orjson.dumps, orjson.loads),
+        Serializer("noop", _bytes_or_refuse, bytes),
     )
 }
 _BUILT_IN = frozenset(_serializers)

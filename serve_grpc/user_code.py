@@ -1,16 +1,24 @@
-"""What may come out of code of the user's that runs inside ours.
+"""What may come out of code that is not ours and runs inside ours.
 
 A pickle runs whatever its classes say, down to the import of a module that is a program and exits;
-an exception's `__str__` is code as well. Whatever they raise concerns one call, and must not end
-the event loop or the thread it is raised in.
+an exception's `__str__`, a span processor and a log handler are code as well. Whatever they raise
+concerns one call, and must not end the event loop or the thread it is raised in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import threading
+from collections.abc import Callable
+from typing import Any
 
-__all__ = ["another", "is_interrupt", "text_of"]
+from serve_grpc.config import LOGGER_NAME
+
+__all__ = ["another", "is_interrupt", "run_foreign", "text_of"]
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -52,3 +60,17 @@ def another(error: BaseException) -> BaseException:
     copied.__context__ = error.__context__
     copied.__suppress_context__ = error.__suppress_context__
     return copied
+
+
+def run_foreign(what: str, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    """Call a hook on a path that must be walked to its end; what it raises is logged.
+
+    Args:
+        what: It did not do, for the log: "end a span".
+        function, args, kwargs: What to call; not the user's handler, whose errors are an answer.
+    """
+    try:
+        function(*args, **kwargs)
+    except BaseException:
+        with contextlib.suppress(BaseException):  # the log's handlers are foreign, too
+            logger.exception("foreign code failed to %s", what)

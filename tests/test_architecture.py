@@ -67,8 +67,8 @@ ONLY_IN = {
 # Rooms, from the one that knows least to those that know most; a room imports only what is before
 # it. Rooms on one line know nothing of each other.
 ARROWS = (
-    ("config", "errors", "deadlines", "payload", "threads", "user_code", "_generated"),
-    ("foreign", "pickling", "protocol"),
+    ("config", "errors", "deadlines", "misfits", "payload", "threads", "_generated"),
+    ("user_code", "pickling", "protocol"),
     ("routing",),
     ("transport",),
     ("metrics",),

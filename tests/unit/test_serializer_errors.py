@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import datetime
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import msgpack
+import numpy as np
 import orjson
+import pydantic
 import pytest
 
 from serve_grpc.errors import SerializationError
@@ -56,6 +62,52 @@ def test_an_argument_that_does_not_fit_is_described(name: str, value: Any, bette
     assert (error.serializer, error.direction) == (name, "request")
     for part in (repr(name), type(value).__name__, "request", repr(better)):
         assert part in str(error)
+
+
+class Model(pydantic.BaseModel):
+    name: str = "m"
+
+
+@dataclasses.dataclass
+class Locked:
+    lock: Any = dataclasses.field(default_factory=threading.Lock)
+
+
+NO_SERIALIZER = "no serializer takes it"
+# Serializer, value, what is named of it, and what is advised.
+PARTS = [
+    ("msgpack", {"k": {1}}, "a value of type set", "'cloudpickle' takes it"),
+    ("orjson", {"k": {1}}, "a value of type set", "'cloudpickle' takes it"),
+    ("orjson", [1, ({"k": [b"x"]},)], "a value of type bytes", "'msgpack' takes it"),
+    ("orjson", [b"x", {1}], "a value of type bytes", "'cloudpickle' takes it"),
+    ("orjson", {1: "a"}, "a key of type int", "'msgpack' takes it"),
+    ("msgpack", {"k": {frozenset(): 1}}, "a key of type frozenset", "'cloudpickle' takes it"),
+    ("orjson", [Model()], f"a value of type {__name__}.Model", "'cloudpickle' t"),
+    ("orjson", {"k": np.ones(2)}, "a value of type numpy.ndarray", "'cloudpickle' takes it"),
+    ("orjson", [Decimal(1)], "a value of type decimal.Decimal", "'cloudpickle' takes it"),
+    ("msgpack", [datetime.date(2020, 1, 1)], "a value of type datetime.date", "'cloudpickle' t"),
+    ("pickle", [1, lambda: 1], "a value of type function", "'cloudpickle' takes it"),
+    ("cloudpickle", {"k": [Locked()]}, "a value of type _thread.lock", NO_SERIALIZER),
+    ("orjson", {"k": [Locked()]}, "a value of type _thread.lock", NO_SERIALIZER),
+    ("noop", [b"x"], "a value of type list", "'cloudpickle' takes it"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "part", "advice"), PARTS)
+def test_the_innermost_part_is_named_and_the_advice_holds(
+    name: str, value: Any, part: str, advice: str
+) -> None:
+    serializer = get_serializer(name)
+    for dump in (serializer.dump_response, lambda v: serializer.dump_request((1, v), {"k": 2})):
+        with pytest.raises(SerializationError) as raised:
+            dump(value)
+        text = str(raised.value)
+        assert advice in text
+        if name != "noop":
+            assert part in text
+    if advice is not NO_SERIALIZER:
+        advised = get_serializer(text.rsplit("('", 1)[1].split("'")[0])
+        advised.load_request(advised.dump_request((1, value), {"k": 2}))
 
 
 @pytest.mark.parametrize("name", ["cloudpickle", "pickle", "msgpack", "orjson"])

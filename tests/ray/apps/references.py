@@ -18,9 +18,12 @@ from ray._private.worker import global_worker
 import serve_grpc
 
 __all__ = [
+    "SMALL",
     "Box",
     "BoxError",
     "Counter",
+    "Lending",
+    "Sender",
     "is_known",
     "known",
     "large",
@@ -58,6 +61,32 @@ class Counter:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+@ray.remote(num_cpus=0.01)
+class Sender:
+    """A process that calls a deployment by value. Args: `handle`, to it."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+        self.held: Any = None
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call and wait."""
+        return self.handle.options(method_name=method).remote(*args).result(timeout_s=30)
+
+    def start(self, method: str, *args: Any) -> None:
+        """Call, and hold the response."""
+        self.held = self.handle.options(method_name=method).remote(*args)
+
+    def hold(self, method: str, *args: Any) -> int:
+        """Call, and hold the result."""
+        self.held = self.call(method, *args)
+        return asyncio.run(value_of(self.held))
+
+    def knows(self, ref_hex: str) -> bool:
+        """Whether this process counts references to the object."""
+        return is_known(ref_hex)
 
 
 def large() -> ray.ObjectRef:
