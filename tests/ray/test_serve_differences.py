@@ -25,6 +25,7 @@ from serve_grpc.errors import MessageTooLargeError, SerializationError, ServeGrp
 from tests.ray.apps.differing import Differing, OverQuota, is_writable
 from tests.ray.apps.gated import Board
 from tests.ray.compat.behaviours import TRANSPORTS, over
+from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually, eventually_async
 
 PATIENCE_S = 30
@@ -208,6 +209,7 @@ def test_what_becomes_of_a_stream_that_was_let_go(handle, expected, board):
     assert asyncio.run(main()) == expected
 
 
+@needs_ray("2.60", "def handlers run in threads")
 @expect("beside it", "beside it", "after it")
 def test_when_the_next_call_starts_after_a_def_handler_was_cancelled(
     apps, transport, expected, board
