@@ -163,7 +163,9 @@ def test_a_built_in_exception_that_cannot_be_pickled(handle, expected):
 
 @expect(GetTimeoutError, TimeoutError, TimeoutError)
 def test_the_class_of_a_timeout_while_waiting(handle, expected, board):
-    error = caught(handle.hold.remote(board.path, "first"), timeout_s=0.1)
+    response = handle.hold.remote(board.path, "first")
+    eventually(lambda: board.count("start"))  # until then it is a TimeoutError by reference, too
+    error = caught(response, timeout_s=0.1)
     assert type(error) is expected
     assert isinstance(error, TimeoutError)
 
