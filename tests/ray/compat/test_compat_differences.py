@@ -178,7 +178,9 @@ def test_wait_for(transport, handle, board):
     why="there is no object of Ray's to get",
 )
 def test_timeouts_of_result(transport, handle, board):
-    error = error_of(handle.hold.remote(board.path, "first"), timeout_s=0.1)
+    response = handle.hold.remote(board.path, "first")
+    eventually(lambda: board.count("start"))
+    error = error_of(response, timeout_s=0.1)
     assert type(error) is (GetTimeoutError if transport.name == BY_REFERENCE else TimeoutError)
     assert isinstance(error, TimeoutError)
 
