@@ -73,4 +73,4 @@ def run_foreign(what: str, function: Callable[..., object], *args: Any, **kwargs
         function(*args, **kwargs)
     except BaseException:
         with contextlib.suppress(BaseException):  # the log's handlers are foreign, too
-            logger.exception("foreign code failed to %s", what)
+            logger.exception("failed to %s", what)

@@ -26,6 +26,7 @@ from serve_grpc.errors import (
     SerializationError,
     ServeGrpcError,
 )
+from serve_grpc.foreign import run_foreign
 from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.replica.failures import OutputError, given_up, outcome_of_error
 from serve_grpc.replica.gates import LoopGate, ThreadGate
@@ -183,11 +184,9 @@ class Executor:
             outcome = self._failed(invocation, error, scope)
         if expiry is not None:
             expiry.cancel()
-        try:
-            self._end(invocation, outcome)
-        finally:
-            if scope is not None:
-                scope.leave()
+        self._end(invocation, outcome)
+        if scope is not None:
+            scope.leave()
 
     async def _run_relayed(self, invocation: Invocation) -> None:
         invocation.task = asyncio.current_task()
@@ -222,7 +221,7 @@ class Executor:
     def _tell(self, invocation: Invocation, outcome: Outcome) -> None:
         invocation.is_over = True
         outcome.latency_ms = (time.perf_counter() - invocation.started_s) * 1000
-        self._outputs.on_outcome(invocation, outcome)
+        run_foreign("record a request's end", self._outputs.on_outcome, invocation, outcome)
 
     def _enter_context(self, invocation: Invocation, scope: Scope | None) -> None:
         set_current_deadline(invocation.deadline_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 
 import grpc
 import pytest
@@ -124,21 +123,3 @@ def test_a_generator_that_waits_for_its_consumer_ends_with_its_call(handle, tmp_
     stream.cancel()
     assert handle.most_at_once.remote().result(timeout_s=20) <= 1
     assert (tmp_path / "stream.out").exists()
-
-
-def test_a_shutdown_waits_for_a_thread_whose_call_was_given_up(deploy, tmp_path):
-    from ray import serve
-
-    handle = deploy(slots_app(), "slots that end")
-    response = handle.unary.remote(str(tmp_path), "last")
-    eventually(lambda: (tmp_path / "last.in").exists())
-    response.cancel()
-    with pytest.raises(RequestCancelledError):
-        response.result(timeout_s=20)
-    deleting = threading.Thread(target=serve.delete, args=("slots that end",))
-    deleting.start()
-    eventually(lambda: serve.status().applications["slots that end"].status == "DELETING")
-    (tmp_path / "last.go").touch()
-    deleting.join(60)
-    assert not deleting.is_alive()
-    assert (tmp_path / "last.out").exists()

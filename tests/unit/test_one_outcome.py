@@ -6,7 +6,6 @@ The dispatcher, the executor and Serve's slots are real; requests come through t
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -116,7 +115,6 @@ def run(
             access._access_log.close()
 
     asyncio.run(main())
-    gc.collect()  # a task whose exception nobody fetched tells of it when it goes: here
 
 
 def call(dispatcher: ReplicaDispatcher, method: str, *, is_stream: bool = False) -> PlainCall:
