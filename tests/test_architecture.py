@@ -61,8 +61,8 @@ ONLY_IN = {
 # Rooms, from the one that knows least to those that know most; a room imports only what is before
 # it. Rooms on one line know nothing of each other.
 ARROWS = (
-    ("config", "errors", "deadlines", "payload", "threads", "user_code", "_generated"),
-    ("pickling", "protocol"),
+    ("config", "errors", "deadlines", "payload", "threads", "_generated"),
+    ("foreign", "pickling", "protocol"),
     ("serialization",),
     ("allow_list",),
     ("routing",),

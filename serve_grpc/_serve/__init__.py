@@ -36,7 +36,7 @@ does so, and runs the tests of a real Serve, on the newest patch of each of thes
 | `constants.RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP`, `RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING`, `RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE` | Serve's flags |
 | `context._serve_request_context`, `_RequestContext._internal_request_id`, `._client`, `utils.generate_request_id`, `context._in_flight_requests` and its default factory, `_requests_pending_assignment` | request context, cancelling children |
 | `tracing_utils.is_tracing_enabled`, `get_tracer`, `get_trace_context`, `set_trace_context`, `detach_trace_context`, `create_propagated_context`, `extract_propagated_context`, `TraceContextManager`, `SpanKind`, `SpanAttributes`, `set_span_in_context`, `RequestProtocol` | Serve's spans |
-| `tracing_helper._is_tracing_enabled`, `_DictPropagator` | Ray's trace context |
+| `tracing_helper._is_tracing_enabled`, `_get_opentelemetry`, `_DictPropagator` | Ray's trace context |
 | `logging_utils.ServeFormatter`, `access_log_msg`, `ServeContextFilter`, `ServeLogAttributeRemovalFilter`, `log_access_log_filter`, `log_to_stderr_filter` (the filters that `configure_component_logger` sets), `constants.SERVE_LOGGER_NAME` | access log |
 | `internal_kv._internal_kv_put`, `_internal_kv_get`, `_raylet.AuthenticationTokenLoader`, `AuthenticationMode`, `get_authentication_mode` | the cluster's secret |
 

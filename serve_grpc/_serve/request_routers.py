@@ -153,7 +153,7 @@ class _Sender(ReplicaWrapper):
             return self._native.send_request_python(pr, with_rejection=with_rejection)
         placed = PlacedRequest(
             replica_id=self._replica.replica_id.unique_id,
-            fields=_fields_of(metadata),
+            fields=_fields_of(metadata, self._replica.replica_id.deployment_id.name),
             args=tuple(pr.args),
             kwargs=pr.kwargs,
             may_be_refused=with_rejection,
@@ -164,7 +164,7 @@ class _Sender(ReplicaWrapper):
         return _Result(self._send(placed))
 
 
-def _fields_of(metadata: Any) -> RequestFields:
+def _fields_of(metadata: Any, deployment_name: str) -> RequestFields:
     envelope = Envelope(
         method=metadata.call_method,
         request_serializer=metadata.request_serialization,
@@ -181,7 +181,7 @@ def _fields_of(metadata: Any) -> RequestFields:
         session_id=metadata.session_id,
         client=metadata._client,
         reserved_slot=metadata._reserved_slot_token or "",
-        context=context_of_metadata(metadata),
+        context=context_of_metadata(metadata, f"{deployment_name}.{metadata.call_method}"),
     )
 
 

@@ -290,6 +290,48 @@ def test_requests_that_cross_a_report_are_part_of_the_load() -> None:
     assert caller.receive(replica.outbox.take()).load == 3
 
 
+def test_each_message_of_a_backlog_carries_the_load_as_it_leaves() -> None:
+    caller, replica = open_pair()
+    ids = [caller.request("call", fields()) for _ in range(4)]
+    replica.receive(caller.outbox.take())
+    for call_id in ids[:2]:
+        replica.reply(call_id, Reply.RESULT, b"x")
+        replica.outbox.close_batch()
+    replica.reply(ids[2], Reply.RESULT, b"x")  # on the open batch
+    seen = []
+    for load, standby in ((4, 9), (2, 3), (1, 0)):
+        replica.stamp(load, standby)
+        received = caller.receive(replica.outbox.take())
+        seen.append((received.load, received.standby))
+    assert seen == [(4, 9), (2, 3), (1, 0)]
+
+
+def test_the_load_on_a_backlog_counts_no_request_twice() -> None:
+    caller, replica = open_pair()
+    first = caller.request("first", fields())
+    replica.receive(caller.outbox.take())
+    replica.reply(first, Reply.RESULT, b"x")
+    replica.outbox.close_batch()
+    replica.slot_free()
+    caller.request("second", fields())
+    replica.receive(caller.outbox.take())
+    replica.stamp(1)
+    assert caller.receive(replica.outbox.take()).load == 1
+
+
+def test_a_piece_of_a_payload_carries_the_load_too() -> None:
+    caller, replica = open_pair()
+    call_id = caller.request("call", fields())
+    replica.receive(caller.outbox.take())
+    replica.reply(call_id, Reply.RESULT, b"x" * (2 * wire.FRAGMENT_BYTES))
+    loads = []
+    for load in (5, 6):
+        replica.stamp(load)
+        loads.append(caller.receive(replica.outbox.take()).load)
+    assert loads == [5, 6]
+    assert not replica.outbox
+
+
 def test_a_session_shows_its_state() -> None:
     caller, replica = open_pair()
     caller.request("call", fields())

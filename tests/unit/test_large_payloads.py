@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from anyio import to_thread
 
 from serve_grpc._generated.replica_pb2 import ReplicaBatch
 from serve_grpc.caller import call as call_module
@@ -114,6 +116,34 @@ def test_large_arguments_are_read_in_a_thread(
     assert outcome.error is None
     assert (Notes.threads == (threading.get_ident(),)) is is_on_loop
     assert len(Notes.threads) == 1
+
+
+def test_large_arguments_are_read_while_the_users_threads_are_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(executor_module, "ON_LOOP_BYTES", 10)
+    go = threading.Event()
+
+    async def handler(notes: Notes) -> str:
+        return type(notes).__name__
+
+    async def run() -> Outcomes:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(handler)
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        to_thread.current_default_thread_limiter().total_tokens = 1
+        busy = [loop.run_in_executor(None, go.wait), loop.create_task(to_thread.run_sync(go.wait))]
+        try:
+            Executor(replica, outcomes, 10**6).submit([invocation(1, Notes())])
+            await eventually_async(lambda: outcomes.by_id)
+        finally:
+            go.set()
+            await asyncio.gather(*busy)
+        return outcomes
+
+    (outcome,) = asyncio.run(run()).by_id[1]
+    assert outcome.error is None
 
 
 @pytest.mark.parametrize(("on_loop_bytes", "is_on_loop"), [(10, False), (10_000, True)])

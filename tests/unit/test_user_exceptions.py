@@ -124,6 +124,15 @@ def test_no_exception_is_too_odd_to_be_told(error: Exception) -> None:
     assert isinstance(raise_of(message), RayTaskError)
 
 
+@pytest.mark.parametrize("stop", [StopIteration("mine"), StopAsyncIteration("mine")])
+def test_an_exception_that_would_end_a_loop_is_a_runtime_error(stop: Exception) -> None:
+    back = there_and_back(stop)
+    assert isinstance(back, RuntimeError)
+    assert not isinstance(back, (StopIteration, StopAsyncIteration))
+    for part in (type(stop).__name__, "mine", "in raised"):
+        assert part in str(back)
+
+
 @pytest.mark.parametrize("pickled", [b"garbage", b"\x80\x05K\x01."], ids=["garbage", "an int"])
 def test_a_pickle_that_holds_no_exception_becomes_text(pickled: bytes) -> None:
     message = Error(code=Error.USER_EXCEPTION, type_name="app.Odd", message="mine", pickled=pickled)
