@@ -17,10 +17,10 @@ from serve_grpc._serve.references import contain
 from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from serve_grpc.caller.lending import Borrowed
 from serve_grpc.errors import ServeGrpcError
+from serve_grpc.foreign import is_interrupt, text_of
 from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.response import ByValueResponse
 from serve_grpc.serialization import PICKLES, Serializer
-from serve_grpc.user_code import is_interrupt, text_of
 
 __all__ = ["Pickled", "needs_resolving", "resolve_all"]
 

@@ -18,10 +18,10 @@ import orjson
 from serve_grpc import pickling
 from serve_grpc._serve.references import cloudpickled, pickled
 from serve_grpc.errors import SerializationError
+from serve_grpc.foreign import is_interrupt, text_of
 from serve_grpc.misfits import innermost_misfit
 from serve_grpc.payload import Payload, Segments, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
-from serve_grpc.user_code import is_interrupt, text_of
 
 __all__ = [
     "PICKLES",

@@ -68,7 +68,7 @@ ONLY_IN = {
 # it. Rooms on one line know nothing of each other.
 ARROWS = (
     ("config", "errors", "deadlines", "misfits", "payload", "threads", "_generated"),
-    ("user_code", "pickling", "protocol"),
+    ("foreign", "pickling", "protocol"),
     ("routing",),
     ("transport",),
     ("metrics",),

@@ -21,9 +21,9 @@ from serve_grpc._serve.cluster import node_address
 from serve_grpc._serve.references import InBand, cloudpickled
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ReplicaError, ServeGrpcError
+from serve_grpc.foreign import is_interrupt, text_of
 from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.protocol.status import valid_text
-from serve_grpc.user_code import is_interrupt, text_of
 
 __all__ = ["RemoteException", "message_from_exception"]
 

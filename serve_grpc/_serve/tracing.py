@@ -20,7 +20,7 @@ from serve_grpc._serve.ingress_context import (
     ingress_context_to_bytes,
 )
 from serve_grpc.errors import SerializationError
-from serve_grpc.user_code import run_foreign
+from serve_grpc.foreign import run_foreign
 
 __all__ = [
     "RouteSpan",

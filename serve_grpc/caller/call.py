@@ -25,12 +25,12 @@ from serve_grpc._serve.requests import add_child, remove_child
 from serve_grpc.caller.lending import Loan
 from serve_grpc.caller.waiters import AsyncWaiter, ThreadWaiter
 from serve_grpc.errors import ServeGrpcError
+from serve_grpc.foreign import another
 from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.protocol.caller import RequestFields
 from serve_grpc.protocol.flow import ConsumerWindow
 from serve_grpc.threads import in_thread
 from serve_grpc.transport.mailbox import Mailbox
-from serve_grpc.user_code import another
 
 __all__ = ["Call", "CallOwner"]
 

@@ -21,10 +21,10 @@ from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc._serve.request_routers import PlacedCall, placed_behind
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ReplicaDiedError, SerializationError
+from serve_grpc.foreign import is_interrupt, text_of
 from serve_grpc.protocol.flow import ProducerWindow
 from serve_grpc.routing.retry import RetryBudget
 from serve_grpc.transport.foreign import as_documented
-from serve_grpc.user_code import is_interrupt, text_of
 
 __all__ = ["NativeCall"]
 

@@ -15,10 +15,10 @@ from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import message_from_exception
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import DeadlineExceededError, ServeGrpcError
+from serve_grpc.foreign import run_foreign
 from serve_grpc.payload import with_refs
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
-from serve_grpc.user_code import run_foreign
 
 __all__ = ["OutputError", "given_up", "outcome_of_error"]
 

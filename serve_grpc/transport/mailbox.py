@@ -17,7 +17,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, TypeVar
 
-from serve_grpc.user_code import is_interrupt
+from serve_grpc.foreign import is_interrupt
 
 __all__ = ["Mailbox", "mailbox_of"]
 

@@ -1,8 +1,9 @@
-"""What may come out of code that is not ours and runs inside ours.
+"""Code that is not ours and runs inside ours: hooks, span processors, log handlers, pickles.
 
 A pickle runs whatever its classes say, down to the import of a module that is a program and exits;
-an exception's `__str__`, a span processor and a log handler are code as well. Whatever they raise
-concerns one call, and must not end the event loop or the thread it is raised in.
+an exception's `__str__` is code as well. Whatever they raise concerns one call at most, and must
+not end the event loop or the thread it is raised in. The user's handlers, whose errors are an
+answer, do not run here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,20 @@ from serve_grpc.config import LOGGER_NAME
 __all__ = ["another", "is_interrupt", "run_foreign", "text_of"]
 
 logger = logging.getLogger(LOGGER_NAME)
+
+
+def run_foreign(what: str, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    """Call `function`; what it raises, SystemExit too, is logged.
+
+    Args:
+        what: It did not do, for the log: "end a span".
+        function, args, kwargs: What to call.
+    """
+    try:
+        function(*args, **kwargs)
+    except BaseException:
+        with contextlib.suppress(BaseException):  # the log's handlers are foreign, too
+            logger.exception("failed to %s", what)
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -60,17 +75,3 @@ def another(error: BaseException) -> BaseException:
     copied.__context__ = error.__context__
     copied.__suppress_context__ = error.__suppress_context__
     return copied
-
-
-def run_foreign(what: str, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-    """Call a hook on a path that must be walked to its end; what it raises is logged.
-
-    Args:
-        what: It did not do, for the log: "end a span".
-        function, args, kwargs: What to call; not the user's handler, whose errors are an answer.
-    """
-    try:
-        function(*args, **kwargs)
-    except BaseException:
-        with contextlib.suppress(BaseException):  # the log's handlers are foreign, too
-            logger.exception("failed to %s", what)
