@@ -1,4 +1,4 @@
-"""A driver that calls by value on loops of asyncio and uvloop, and with eager tasks if there are any.
+"""A driver that calls by value on loops of asyncio and uvloop, and with eager tasks where it can.
 
 With `uvloop` as an argument, uvloop is the driver's policy from its first line on.
 """
