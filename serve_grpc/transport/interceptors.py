@@ -78,7 +78,8 @@ class Doors(grpc.aio.ServerInterceptor):
                 async for result in results:
                     await context.write(result)
             finally:
-                await results.aclose()
+                if hasattr(results, "aclose"):  # a generator, and not only an iterator
+                    await results.aclose()
 
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(

@@ -20,15 +20,8 @@ from tests.observers import turn_on
 
 async def observed(library: str, when: str) -> dict[str, object]:
     seen: Callable[[], list[str]] = turn_on(library) if when == "before import" else list
-    from tests.behaviour.serving import Echo, Owner, connect, new_call, serve
+    from tests.behaviour.serving import Answering, Owner, connect, new_call, serve
     from tests.ray.waiting import eventually_async
-
-    class Answering(Echo):
-        def on_plain_call(self, call: object) -> None:
-            for _ in range(3 if call.is_stream else 1):  # type: ignore[attr-defined]
-                call.put(call.request.payload)  # type: ignore[attr-defined]
-            if call.is_stream:  # type: ignore[attr-defined]
-                call.end()  # type: ignore[attr-defined]
 
     if when == "before start":
         seen = turn_on(library)

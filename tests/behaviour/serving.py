@@ -16,7 +16,7 @@ from serve_grpc.transport.mailbox import mailbox_of
 from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.server import ReplicaServer
 
-__all__ = ["SECRET", "Echo", "Owner", "connect", "new_call", "serve"]
+__all__ = ["SECRET", "Answering", "Echo", "Owner", "connect", "new_call", "serve"]
 
 SECRET = b"s" * 32
 REPLICA_ID = "a-replica"
@@ -54,6 +54,16 @@ class Echo:
 
     def standby(self) -> int:
         return 0
+
+
+class Answering(Echo):
+    """Answers plain calls, too: with the payload, and a stream with three."""
+
+    def on_plain_call(self, call: Any) -> None:
+        for _ in range(3 if call.is_stream else 1):
+            call.put(call.request.payload)
+        if call.is_stream:
+            call.end()
 
 
 class Owner:

@@ -95,7 +95,7 @@ def test_plain_deployment_is_called_over_serves_transport_with_one_log_line(plai
     assert len(serve_log.fallbacks) == 1
     assert "no serve_grpc endpoint" in serve_log.fallbacks[0]
     serve_log.lines.clear()
-    again = serve_grpc.get_app_handle("plain").options(_by_reference=False)
+    again = serve_grpc.wrap(serve.get_app_handle("plain")).options(_by_reference=False)
     assert again.remote(1).result(timeout_s=20) == 1
     assert len(serve_log.fallbacks) == 1
 
