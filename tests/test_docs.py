@@ -111,7 +111,9 @@ class _Printed(io.StringIO):
 def test_snippets_run_and_print_what_they_say(page: Path, namespace: dict[str, Any]) -> None:
     for snippet in snippets(page):
         # Padded, so that a traceback shows the line of the page.
-        code = compile("\n" * (snippet.line - 1) + snippet.code, str(page), "exec")
+        code = compile(
+            "\n" * (snippet.line - 1) + snippet.code, str(page), "exec", dont_inherit=True
+        )
         printed = _Printed()
         with contextlib.redirect_stdout(printed):
             exec(code, namespace)

@@ -111,15 +111,24 @@ def replica_actor(replica_id: str, deployment: str, application: str) -> ActorHa
         ValueError: It is not there any more.
         RuntimeError: This process is no longer connected to a Ray cluster.
     """
-    if not ray.is_initialized():  # Ray would start a cluster
-        raise RuntimeError("Ray was shut down")
+    _check_connected()
     deployment_id = DeploymentID(name=deployment, app_name=application)
     name = ReplicaID(unique_id=replica_id, deployment_id=deployment_id).to_full_id_str()
     return ray.get_actor(name, namespace=SERVE_NAMESPACE)
 
 
 def ask(actor: ActorHandle, *args: Any) -> Awaitable[tuple[list[bool], list[Sequence[Any]]]]:
-    """Call `exchange` at a replica's actor. Args: `args`, its own without the first."""
+    """Call `exchange` at a replica's actor. Args: `args`, its own without the first.
+
+    Raises:
+        RuntimeError: This process is no longer connected to a Ray cluster.
+    """
+    _check_connected()
     answer: Awaitable[tuple[list[bool], list[Sequence[Any]]]]
     answer = actor.__ray_call__.remote(exchange, *args)
     return answer
+
+
+def _check_connected() -> None:
+    if not ray.is_initialized():  # Ray itself would start a cluster
+        raise RuntimeError("Ray was shut down")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from serve_grpc._serve.lending import ask, replica_actor
 from serve_grpc.config import LOGGER_NAME
@@ -34,6 +34,8 @@ logger = logging.getLogger(LOGGER_NAME)
 ASK_AGAIN_S = 1.0
 """Between two questions whether a call that was given up still runs. A request that was on its way
 then has arrived by the second one."""
+GONE = (ActorDiedError, ValueError, RuntimeError)
+"""What asking ends with for good: the actor has died, has left, or Ray was shut down."""
 
 
 class Borrowed(list[Any]):
@@ -94,6 +96,7 @@ class Lender:
 
     def __init__(self, facts: ReplicaFacts) -> None:
         self._facts = facts
+        self._actor: Any = None
         self._visits: list[_Visit] = []
         self._wanted: list[tuple[int, int, Borrowed]] = []
         self._exchanging: asyncio.Task[None] | None = None
@@ -121,16 +124,17 @@ class Lender:
             self._exchanging = asyncio.get_running_loop().create_task(self._exchange())
 
     async def _exchange(self) -> None:
-        facts = self._facts
         try:
-            actor = await in_thread(
-                replica_actor, facts.replica_id, facts.deployment, facts.application
-            )
             while self._visits or self._wanted:
-                await self._exchange_all(actor)
-        except Exception as error:
-            # With the replica goes what it held and what it lent.
-            logger.debug("lending ends, with replica %s: %r", facts.replica_id, error)
+                try:
+                    await self._exchange_all()
+                except GONE as error:
+                    # With the replica goes what it held and what it lent.
+                    logger.debug("replica %s is gone: %r", self._facts.replica_id, error)
+                    return
+                except Exception as error:
+                    logger.debug("%s will be asked again: %r", self._facts.replica_id, error)
+                    await asyncio.sleep(ASK_AGAIN_S)
         finally:
             self._exchanging = None
             self._visits.clear()
@@ -138,25 +142,26 @@ class Lender:
                 borrowed.fetched.set_result(None)
             self._wanted.clear()
 
-    async def _exchange_all(self, actor: Any) -> None:
+    async def _exchange_all(self) -> None:
         """Ask the actor about all that waits by now."""
+        facts = self._facts
+        if self._actor is None:
+            place = facts.replica_id, facts.deployment, facts.application
+            self._actor = await in_thread(replica_actor, *place)
         visits, wanted = tuple(self._visits), tuple(self._wanted)
         still_run: Sequence[bool] = [False] * len(visits)
         fetched: Sequence[Sequence[Any]] = [()] * len(wanted)
         try:
             still_run, fetched = await ask(
-                actor,
-                self._facts.replica_id,
+                self._actor,
+                facts.replica_id,
                 [(v.epoch, v.call_id) if v.questions > 1 else None for v in visits],
                 [v.refs for v in visits],
                 [(epoch, number) for epoch, number, _ in wanted],
             )
-        except ActorUnavailableError:
-            await asyncio.sleep(ASK_AGAIN_S)
-            return
         except RayTaskError as error:
             # A replica of another version: it lends nothing, and Ray has counted what it holds.
-            logger.debug("replica %s cannot answer: %r", self._facts.replica_id, error)
+            logger.debug("replica %s cannot answer: %r", facts.replica_id, error)
         del self._visits[: len(visits)], self._wanted[: len(wanted)]
         for (_, _, borrowed), refs in zip(wanted, fetched, strict=True):
             borrowed.extend(refs)
