@@ -196,7 +196,7 @@ class Executor:
         if invocation.is_over:  # it was left behind; what becomes of it concerns nobody
             return Outcome()
         if scope is not None:
-            scope.fail(error)
+            scope.fail(error.error if type(error) is OutputError else error)
         return outcome_of_error(
             error,
             invocation,
@@ -313,9 +313,12 @@ class Executor:
         if method.in_thread:
             gate = ThreadGate(*invocation.credit, is_held=invocation.is_held)
             invocation.gate = gate
-            await self._in_thread(
-                invocation, stream_in_this_thread, method, args, kwargs, gate, dump, send
-            )
+            try:
+                await self._in_thread(
+                    invocation, stream_in_this_thread, method, args, kwargs, gate, dump, send
+                )
+            finally:
+                gate.close()  # a task that others cancel leaves no thread at the gate
         else:
             loop_gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
             invocation.gate = loop_gate

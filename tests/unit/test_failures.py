@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc._generated.replica_pb2 import Error, RequestContext
+from serve_grpc._serve.tracing import Scope
 from serve_grpc.errors import (
     DeadlineExceededError,
     MessageTooLargeError,
@@ -107,6 +109,51 @@ def test_what_is_wrong_with_a_result_or_an_item_is_ours(
     told = error_of(handlers[is_stream, in_thread], is_stream=is_stream, credit=(9, LIMIT))
     assert (told.code, told.direction) == (code, "response")
     assert (told.pickled, told.may_have_executed) == (b"", True)
+
+
+def test_a_span_records_what_is_wrong_with_a_result() -> None:
+    recorded: list[BaseException] = []
+
+    class Span(Scope):
+        def enter(self, fields: Any, **_: object) -> None:
+            """It is open."""
+
+        def fail(self, error: BaseException) -> None:
+            recorded.append(error)
+
+    async def large() -> bytes:
+        return b"x" * LIMIT
+
+    error_of(large, scope=Span(RequestContext()))
+    assert [type(error) for error in recorded] == [MessageTooLargeError]
+
+
+def test_a_task_that_others_cancel_leaves_no_thread_behind() -> None:
+    is_out = threading.Event()
+
+    def endless() -> Any:
+        try:
+            while True:
+                yield 1
+                for task in asyncio.all_tasks(loop):
+                    if "Executor._run" in repr(task.get_coro()):
+                        loop.call_soon_threadsafe(task.cancel)
+        finally:
+            is_out.set()
+
+    async def run() -> None:
+        nonlocal loop
+        loop = asyncio.get_running_loop()
+        outcomes = Outcomes()
+        replica: Any = OneMethod(endless)
+        one = invocation(1, is_stream=True, credit=(2, LIMIT))
+        Executor(replica, outcomes, LIMIT).submit([one])
+        await eventually_async(is_out.is_set)
+        await eventually_async(lambda: outcomes.by_id)
+
+    loop: Any = None
+    asyncio.run(run())
+    assert is_out.is_set()
 
 
 def test_arguments_that_cannot_be_read_are_ours() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -173,5 +174,22 @@ def test_one_who_gives_up_waiting_does_not_end_the_read_of_the_others(clock: Clo
 def test_secrets_are_not_shown() -> None:
     async def main() -> None:
         assert "oooo" not in repr(ClusterSecrets(Store(OLD), (OLD,)))
+
+    run(main)
+
+
+def test_reading_does_not_wait_for_the_users_threads() -> None:
+    async def main() -> None:
+        go = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, go.wait)
+        try:
+            secrets = ClusterSecrets(Store(NEW))
+            await asyncio.wait_for(secrets.fresh(), 20)
+            assert list(secrets.keyring) == [NEW]
+        finally:
+            go.set()
+            await busy
 
     run(main)
