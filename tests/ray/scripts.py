@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_script(
     name: str, *args: str, env: dict[str, str], timeout_s: float = 90.0, stderr: bool = False
 ) -> str:
-    """Run it; returns what it wrote to stdout or stderr. A failed assertion in it fails the test."""
+    """Run it; returns what it wrote. A failed assertion in it fails the test."""
     done = subprocess.run(
         [sys.executable, "-m", f"tests.ray.driver_scripts.{name}", *args],
         cwd=ROOT,
