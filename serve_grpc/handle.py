@@ -28,7 +28,7 @@ from serve_grpc.arguments import needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.making import CallMaker
 from serve_grpc.caller.outcomes import is_refused
-from serve_grpc.caller.registry import HandleFamily, router_of
+from serve_grpc.caller.registry import HandleFamily, known_router, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
@@ -40,7 +40,7 @@ from serve_grpc.response import (
     DeploymentResponseGenerator,
 )
 
-__all__ = ["UNREACHABLE", "DeploymentHandle", "wrap"]
+__all__ = ["UNREACHABLE", "DeploymentHandle", "transport_of", "wrap"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -67,6 +67,22 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._by_name: dict[str, DeploymentHandle[T]] = {}
         self._data_router: Router | None = None
         self._family.add(self)
+
+    def __repr__(self) -> str:
+        options = self.handle_options
+        defaults = {**vars(type(options)()), "_by_reference": options._by_reference}
+        shown: dict[str, Any] = {"deployment": self.deployment_name, "app": self.app_name}
+        shown |= {name: value for name, value in vars(options).items() if value != defaults[name]}
+        if self._timeout_s is not None:
+            shown["timeout_s"] = self._timeout_s
+        if self._idempotent:
+            shown["idempotent"] = True
+        router = None if options._by_reference else self._known_router()
+        reason = router.fallback_reason if router is not None else None
+        shown["transport"] = transport_of(router, options._by_reference, reason)
+        return (
+            f"DeploymentHandle({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         rebuild, (fields,) = super().__reduce__()
@@ -227,6 +243,12 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
 
     # ------------------------------------------------------------ Serve's own path
 
+    def _known_router(self) -> Router | None:
+        """The router of calls by value, if there is one; a copy may have made it."""
+        if self._data_router is not None or self._router is None:
+            return self._data_router
+        return known_router(self._router)
+
     def _find_router(self) -> Router | None:
         if inside_ray_client_context():
             return None
@@ -288,6 +310,21 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def _close_router(self) -> None:
         if self._data_router is not None:
             self._family.shut_down(self._data_router)
+
+
+def transport_of(router: Router | None, is_by_reference: bool, fallback_reason: str | None) -> str:
+    """What calls travel over, in one of the words of `HandleStatistics.transport`.
+
+    Args:
+        router: Of calls by value; None if there was none.
+        is_by_reference: Whether the handle's options say so.
+        fallback_reason: Why calls by value go over Serve's own transport, or None.
+    """
+    if router is None and is_by_reference:
+        return "by reference"
+    if fallback_reason is not None:
+        return "Serve's gRPC"
+    return "serve_grpc" if router is not None and router.is_ready else "undecided"
 
 
 def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:

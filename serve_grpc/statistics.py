@@ -13,9 +13,7 @@ from ray.serve import handle as serve_handle
 
 from serve_grpc._serve.requests import inside_ray_client_context
 from serve_grpc._serve.routers import has_replicas
-from serve_grpc.caller.registry import known_router
-from serve_grpc.caller.router import Router
-from serve_grpc.handle import UNREACHABLE, DeploymentHandle
+from serve_grpc.handle import UNREACHABLE, DeploymentHandle, transport_of
 from serve_grpc.routing.peer import Peer
 from serve_grpc.transport.traffic import Traffic
 
@@ -55,8 +53,9 @@ class HandleStatistics:
 
     Attributes:
         deployment_name, app_name: What is called.
-        transport: "serve_grpc", "by reference", "Serve's gRPC" (see `fallback_reason`), or
-            "undecided" while no call was made or the deployment's replicas are not known.
+        transport: What these calls travel over: "serve_grpc", "Serve's gRPC" (see
+            `fallback_reason`), or "undecided" while the deployment's replicas are not known.
+            While there was no call by value: what the handle's own will; also "by reference".
         fallback_reason: Why calls by value go over Serve's own transport; None if they do not.
         calls: How many calls ended, by outcome: `serve_grpc_calls` in docs/metrics.md. Those that
             Serve's transport carried are not among them.
@@ -102,9 +101,7 @@ def handle_statistics(handle: DeploymentHandle[Any]) -> HandleStatistics:
         kind = f"{type(handle).__module__}.{type(handle).__name__}"
         raise TypeError(f"expected a serve_grpc.DeploymentHandle, got {kind}{hint}")
     # Not a method: a deployment may have one of that name, and `handle.name` is the deployment's.
-    native, router = handle._router, handle._data_router
-    if router is None and native is not None:
-        router = known_router(native)  # a copy may have made it
+    native, router = handle._router, handle._known_router()
     is_reachable = not inside_ray_client_context() and (native is None or has_replicas(native))
     fallback_reason = None if is_reachable else UNREACHABLE
     tally = router.tally if router is not None else None
@@ -115,7 +112,7 @@ def handle_statistics(handle: DeploymentHandle[Any]) -> HandleStatistics:
     return HandleStatistics(
         deployment_name=handle.deployment_name,
         app_name=handle.app_name,
-        transport=_transport(router, handle.handle_options._by_reference, fallback_reason),
+        transport=transport_of(router, handle.handle_options._by_reference, fallback_reason),
         fallback_reason=fallback_reason,
         calls=tally.outcomes() if tally is not None else {},
         in_flight=sum(peer.in_flight for peer in peers),
@@ -130,14 +127,6 @@ def handle_statistics(handle: DeploymentHandle[Any]) -> HandleStatistics:
         bytes_received=traffic.bytes_received,
         replicas=tuple(_of_replica(peer) for peer in peers),
     )
-
-
-def _transport(router: Router | None, is_by_reference: bool, fallback_reason: str | None) -> str:
-    if is_by_reference:
-        return "by reference"
-    if fallback_reason is not None:
-        return "Serve's gRPC"
-    return "serve_grpc" if router is not None and router.is_ready else "undecided"
 
 
 def _of_replica(peer: Peer) -> ReplicaStatistics:

@@ -84,10 +84,8 @@ def test_statistics_are_of_the_handle_and_its_copies(metered):
     assert pickle.loads(pickle.dumps(now)) == now
     with pytest.raises(dataclasses.FrozenInstanceError):
         now.waiting = 1
-    assert (
-        serve_grpc.handle_statistics(metered.options(_by_reference=True)).transport
-        == "by reference"
-    )
+    native = metered.options(_by_reference=True)
+    assert serve_grpc.handle_statistics(native).transport == "serve_grpc"  # of what was counted
 
 
 def test_statistics_show_a_full_replica(metered, tmp_path):
@@ -174,3 +172,14 @@ def test_a_response_of_statistics_travels(deploy):
     said = handle.remote().result(timeout_s=PATIENCE_S)
     assert isinstance(said, serve_grpc.HandleStatistics)
     assert (said.deployment_name, said.calls) == ("Plain", {"ok": 1})
+
+
+def test_statistics_of_a_handle_by_reference_tell_how_its_copies_calls_travelled(deploy):
+    native = deploy(metered_app(OURS, "Told"), "told").options(_by_reference=True)
+    assert serve_grpc.handle_statistics(native).transport == "by reference"
+    by_value = native.options(_by_reference=False)
+    assert by_value.echo.remote(1).result(timeout_s=PATIENCE_S) == 1
+    statistics = serve_grpc.handle_statistics(native)
+    assert (statistics.transport, statistics.calls) == ("serve_grpc", {"ok": 1})
+    assert repr(native).endswith("transport='by reference')")
+    assert repr(by_value).endswith("transport='serve_grpc')")

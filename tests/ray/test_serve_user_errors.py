@@ -155,6 +155,7 @@ def test_missing_method_lists_those_there_are(bench):
         bench.no_such_method.remote().result(timeout_s=20)
     assert "arguments" in str(raised.value)
     assert "hold_stream" in str(raised.value)
+    assert "record_replica_metadata" not in str(raised.value)  # ours, on every opted-in replica
 
 
 def test_wrong_arguments_raise_type_error_of_the_users_method(bench):

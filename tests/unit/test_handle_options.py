@@ -76,3 +76,24 @@ def test_only_a_handle_can_be_wrapped(handle: DeploymentHandle, other: object) -
     assert wrap(handle) is handle
     with pytest.raises(TypeError, match=type(other).__name__):
         wrap(other)
+
+
+def test_a_handle_shows_what_it_calls_and_how(handle: DeploymentHandle) -> None:
+    assert repr(handle.options(_by_reference=True)) == (
+        "DeploymentHandle(deployment='deployment', app='app', transport='by reference')"
+    )
+    assert repr(
+        handle.options(
+            method_name="work",
+            stream=True,
+            multiplexed_model_id="m",
+            response_serialization="msgpack",
+            timeout_s=2,
+            idempotent=True,
+            _by_reference=False,
+        )
+    ) == (
+        "DeploymentHandle(deployment='deployment', app='app', method_name='work', "
+        "multiplexed_model_id='m', stream=True, response_serialization='msgpack', timeout_s=2, "
+        "idempotent=True, transport='undecided')"
+    )
