@@ -11,12 +11,9 @@ import asyncio
 import contextvars
 import functools
 import logging
-import time
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ray.serve import handle as serve_handle
-from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._serve.handles import (
     DEFAULT,
@@ -25,30 +22,23 @@ from serve_grpc._serve.handles import (
     shared_router,
 )
 from serve_grpc._serve.request_routers import mark
-from serve_grpc._serve.requests import (
-    current_request,
-    generate_request_id,
-    inside_ray_client_context,
-)
+from serve_grpc._serve.requests import inside_ray_client_context
 from serve_grpc.allow_list import check_call
 from serve_grpc.arguments import needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
-from serve_grpc.caller.context import CallWithContext
+from serve_grpc.caller.making import CallMaker
 from serve_grpc.caller.outcomes import is_refused
 from serve_grpc.caller.registry import HandleFamily, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
-from serve_grpc.errors import MessageTooLargeError, ServeGrpcError
 from serve_grpc.handle_options import check_options
-from serve_grpc.protocol.caller import Envelope, RequestFields
 from serve_grpc.response import (
     ByValueResponse,
     ByValueResponseGenerator,
     DeploymentResponse,
     DeploymentResponseGenerator,
 )
-from serve_grpc.serialization import Serializer, get_serializer
 
 __all__ = ["UNREACHABLE", "DeploymentHandle", "wrap"]
 
@@ -68,11 +58,13 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._family: HandleFamily = kwargs.pop("family", None) or HandleFamily()
         self._native: Any = None  # Serve's handle, whose router this one is going to share
         super().__init__(*args, **kwargs)
-        options = self.handle_options
-        self._request_serializer: Serializer = get_serializer(options.request_serialization)
-        self._response_serializer: Serializer = get_serializer(options.response_serialization)
+        self._maker = CallMaker(
+            self.deployment_name,
+            self.app_name,
+            self.handle_options,
+            is_idempotent=self._idempotent,
+        )
         self._by_name: dict[str, DeploymentHandle[T]] = {}
-        self._envelopes: dict[tuple[str, str], Envelope] = {}
         self._data_router: Router | None = None
         self._family.add(self)
 
@@ -188,18 +180,18 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         deadline_s = deadline_after(self._timeout_s)
         if router is None:
             return self._fall_back(router, args, kwargs)
-        call = self._new_call(router, deadline_s)
+        call = self._maker.new_call(router, deadline_s)
         if is_refused(call, settings.serializers, router.serializers, self.deployment_name):
             return self._response(call)
         is_native = router.is_native
         if is_native or not router.is_ready:
             in_context = contextvars.copy_context().run
             call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
-        if is_native:  # as a call of ours, so that its deadline holds and its errors are ours
-            router.mailbox.run(router.submit, call)
-        elif needs_resolving(args, kwargs):
-            router.mailbox.run(self._resolve_and_submit, router, call, args, kwargs)
-        elif self._serialize(call, args, kwargs):
+        if is_native or needs_resolving(args, kwargs):
+            # Serve's own router resolves them itself, if it is still the one that places the call.
+            arguments = functools.partial(self._resolve, call, args, kwargs)
+            router.mailbox.run(router.submit, call, arguments)
+        elif self._maker.serialize(call, args, kwargs):
             router.mailbox.run(router.submit, call)
         return self._response(call)
 
@@ -208,86 +200,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             return ByValueResponseGenerator(call)
         return ByValueResponse(call)
 
-    def _new_call(self, router: Router, deadline_s: float | None) -> Call:
-        request_id, parent_id, route, app_name, client, grpc_context = current_request()
-        options = self.handle_options
-        place = route, app_name
-        envelope = self._envelopes.get(place)
-        if envelope is None:
-            envelope = self._envelopes[place] = Envelope(
-                method=options.method_name,
-                request_serializer=self._request_serializer.name,
-                response_serializer=self._response_serializer.name,
-                stream=options.stream,
-                route=route,
-                app_name=app_name,
-            )
-        fields = RequestFields(
-            envelope,
-            b"",
-            request_id or generate_request_id(),
-            multiplexed_model_id=options.multiplexed_model_id,
-            session_id=options.session_id,
-            credit_items=settings.stream_window_items,
-            credit_bytes=settings.stream_window_bytes,
-            client=client,
-        )
-        new_call: Callable[..., Call] = Call
-        if (grpc_context is not None or router.is_tracing) and not router.is_native:
-            new_call = functools.partial(
-                CallWithContext,
-                deployment_name=self.deployment_name,
-                app_name=self.app_name,
-                grpc_context=grpc_context,
-            )
-        call = new_call(
-            fields,
-            owner=router,
-            mailbox=router.mailbox,
-            response_loads=self._response_serializer.load_response,
-            deadline_s=deadline_s,
-            is_idempotent=self._idempotent,
-            ended=router.tally.ended,
-        )
-        if parent_id:
-            call.become_child(parent_id)
-        return call
-
-    def _serialize(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        try:
-            payload = self._request_serializer.dump_request(args, kwargs)
-            if len(payload) > settings.max_message_bytes:
-                raise MessageTooLargeError(len(payload), settings.max_message_bytes, "request")
-        except ServeGrpcError as error:
-            error.request_id = call.fields.request_id
-            call.fail(error)
-            return False
-        call.fields.payload = payload
-        return True
-
-    def _resolve_and_submit(
-        self, router: Router, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """On the router's loop: wait for responses and ObjectRefs among the arguments."""
-
-        async def run() -> None:
-            started_s = time.monotonic()
-            try:
-                values = await resolve_all(args, kwargs, self._request_serializer)
-            except asyncio.CancelledError:
-                # Whoever gives the call up has ended it by now. Else an argument was cancelled.
-                call.fail(RequestCancelledError(call.fields.request_id))
-                raise
-            except Exception as error:
-                call.fail(error)
-                return
-            call.place = None
-            router.tally.resolutions_ms.append((time.monotonic() - started_s) * 1000)
-            if self._serialize(call, *values):
-                router.submit(call)
-
-        router.watch_deadline(call)
-        call.place = router.loop.create_task(run())
+    async def _resolve(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Wait for responses and ObjectRefs among the arguments; on the router's loop."""
+        values = await resolve_all(args, kwargs, self._maker.request_serializer)
+        self._maker.serialize(call, *values)
 
     # ------------------------------------------------------------ calls to chosen replicas
 
@@ -337,7 +253,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         router, metadata = super()._init_router_and_get_metadata()
         if metadata._by_reference:
             return router, metadata
-        names = self._request_serializer.name, self._response_serializer.name
+        names = self._maker.request_serializer.name, self._maker.response_serializer.name
         check_call(*names, process=settings.serializers)
         if (self._data_router or self._find_router()) is None:
             return router, metadata

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.serve import handle as serve_handle
-from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ObjectRefNotSupportedError
-from serve_grpc.payload import ON_LOOP_BYTES, Payload
+from serve_grpc.payload import Payload
 from serve_grpc.serialization import PICKLES
 
 __all__ = [
@@ -35,7 +34,18 @@ class DeploymentResponse(serve_handle.DeploymentResponse[R]):
 
 
 class DeploymentResponseGenerator(serve_handle.DeploymentResponseGenerator[R]):
-    """The items of a streaming call; as `ray.serve.handle.DeploymentResponseGenerator`."""
+    """The items of a streaming call; as `ray.serve.handle.DeploymentResponseGenerator`.
+
+    It can be closed like a generator of Python's, so `contextlib.aclosing` and `closing` take it.
+    """
+
+    def close(self) -> None:
+        """Take no more items, and cancel the call if it still runs; from any thread."""
+        self.cancel()
+
+    async def aclose(self) -> None:
+        """As `close`."""
+        self.close()
 
 
 class _ByValue:
@@ -60,19 +70,14 @@ class _ByValue:
     def cancel(self) -> None:
         """Cancel the call: the handler gets CancelledError, waiting here RequestCancelledError."""
         self._is_cancelled = True
-        self._call.cancel()
+        # Who cancels is told of it; CancelledError, which is for code of a cancelled request or
+        # task, would look as if somebody had cancelled that code.
+        self._call.is_taken_along = False
+        self._call.give_up()
 
     def cancelled(self) -> bool:
         """Whether `cancel` was called; the call may have ended before it arrived."""
         return self._is_cancelled
-
-    def _is_taken_along(self) -> bool:
-        """Whether the call was cancelled with the request that made it, or the task that awaits it.
-
-        As in Serve, code that awaits it then gets `asyncio.CancelledError`, like any code of a
-        cancelled task; `RequestCancelledError` is for who called `cancel`.
-        """
-        return self._call.is_cancelled and not self._is_cancelled
 
 
 class ByValueResponse(_ByValue, DeploymentResponse[R]):
@@ -90,28 +95,13 @@ class ByValueResponse(_ByValue, DeploymentResponse[R]):
             RequestCancelledError: `cancel` was called.
             asyncio.CancelledError: The request that made the call was cancelled.
         """
-        call = self._call
-        while not call.done:
-            yield from call.wait_news()
-        try:
-            payload = call.payload  # None: an error, or a value that is loaded
-            if payload is not None and len(payload) > ON_LOOP_BYTES:
-                loop = asyncio.get_running_loop()
-                result: R = yield from loop.run_in_executor(None, call.result)
-                return result
-            result = call.result()
-        except RequestCancelledError:
-            if self._is_taken_along():
-                raise asyncio.CancelledError from None
-            raise
-        return result
+        return self._call.__await__()
 
     async def _wait_for_pickle(self) -> Payload | None:
-        """Wait for the call's end; the result if it is a pickle that nobody has loaded."""
+        """Wait for the call's end; the result if it came as a pickle."""
         call = self._call
         await call.wait_done()
-        payload: Payload | None = call.payload  # None: an error, or a value that is loaded
-        return payload if call.fields.envelope.response_serializer in PICKLES else None
+        return call.payload if call.fields.envelope.response_serializer in PICKLES else None
 
     def result(self, *, timeout_s: float | None = None, _skip_asyncio_check: bool = False) -> R:
         """Wait for the result in this thread.
@@ -143,25 +133,29 @@ class ByValueResponse(_ByValue, DeploymentResponse[R]):
 class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
     """A streaming call over our transport. Letting go of it before its end cancels the call."""
 
+    _is_closed = False
+
     def __repr__(self) -> str:
         return f"DeploymentResponseGenerator({self._call!r})"
 
     def __del__(self) -> None:
         call = getattr(self, "_call", None)
         if call is not None:
-            call.cancel()
+            call.give_up()
+
+    def close(self) -> None:
+        """As of `DeploymentResponseGenerator`; the loop over it ends, whatever has arrived."""
+        self._is_closed = True
+        self._call.give_up()
 
     def __aiter__(self) -> AsyncIterator[R]:
         return self
 
     async def __anext__(self) -> R:
         """The next item; raises as `DeploymentResponse.__await__` does."""
-        call = self._call
-        if not await call.wait_item():
-            if isinstance(call.error, RequestCancelledError) and self._is_taken_along():
-                raise asyncio.CancelledError
-            self._raise_end(StopAsyncIteration())
-        item: R = call.take_item()
+        if self._is_closed:
+            raise StopAsyncIteration
+        item: R = await self._call.fetch_item()
         return item
 
     def __iter__(self) -> Iterator[R]:
@@ -174,16 +168,13 @@ class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
             RuntimeError: Called in an event loop, which it would block.
         """
         _refuse_in_event_loop("Use `async for` or `await response.__anext__()` instead.")
+        if self._is_closed:
+            raise StopIteration
         call = self._call
         if not call.wait_item_blocking():
-            self._raise_end(StopIteration())
+            call.raise_end()
         item: R = call.take_item()
         return item
-
-    def _raise_end(self, stop: Exception) -> NoReturn:
-        if self._call.error is not None:
-            raise self._call.error
-        raise stop
 
     async def _to_object_ref_gen(self) -> ray.ObjectRefGenerator:
         raise ObjectRefNotSupportedError("_to_object_ref_gen", request_id=self.request_id)

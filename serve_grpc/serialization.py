@@ -18,6 +18,7 @@ import orjson
 from serve_grpc import pickling
 from serve_grpc._serve.references import cloudpickled, pickled
 from serve_grpc.errors import SerializationError
+from serve_grpc.foreign import is_interrupt, text_of
 from serve_grpc.misfits import innermost_misfit
 from serve_grpc.payload import Payload, Segments, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
@@ -59,7 +60,7 @@ class Serializer:
             if self.name == "noop":
                 return _single_bytes(args, kwargs)
             return self.dumps((args, kwargs))
-        except Exception as error:
+        except BaseException as error:
             raise self._error("request", "serialize", (*args, *kwargs.values()), error) from error
 
     def load_request(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -77,7 +78,7 @@ class Serializer:
             if kwargs and not all(isinstance(name, str) for name in kwargs):
                 raise TypeError("names of keyword arguments are strings")
             return tuple(args), kwargs
-        except Exception as error:
+        except BaseException as error:
             raise self._error("request", "deserialize", (), error) from error
 
     def dump_response(self, value: Any) -> Payload:
@@ -88,7 +89,7 @@ class Serializer:
         """
         try:
             return self.dumps(value)
-        except Exception as error:
+        except BaseException as error:
             raise self._error("response", "serialize", (value,), error) from error
 
     def load_response(self, payload: Payload) -> Any:
@@ -99,24 +100,26 @@ class Serializer:
         """
         try:
             return self._loads(payload)
-        except Exception as error:
+        except BaseException as error:
             raise self._error("response", "deserialize", (), error) from error
 
     def _loads(self, payload: Payload) -> Any:
         return self.loads(payload if self.reads_pieces else joined(payload))
 
     def _error(
-        self, direction: str, verb: str, values: tuple[Any, ...], cause: Exception
+        self, direction: str, verb: str, values: tuple[Any, ...], cause: BaseException
     ) -> SerializationError:
+        if is_interrupt(cause):
+            raise cause
         what = ""
-        if "recursion" in f"{cause!r}".lower():
+        if "recursion" in f"{type(cause).__name__} {text_of(cause)}".lower():
             what = " a value that is nested too deep"
         elif misfits := [value for value in values if not self._takes(value)]:
             what = f" {innermost_misfit(misfits[0], self._takes)}"
         hint = f" ({self._advice(values)})" if values else ""
         return SerializationError(
             f"serializer {self.name!r} could not {verb}{what} in the {direction}: "
-            f"{type(cause).__name__}: {cause}{hint}",
+            f"{type(cause).__name__}: {text_of(cause)}{hint}",
             serializer=self.name,
             direction=direction,
         )
@@ -124,7 +127,9 @@ class Serializer:
     def _takes(self, value: Any) -> bool:
         try:
             self.dumps(value)
-        except Exception:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             return False
         return True
 

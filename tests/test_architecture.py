@@ -32,6 +32,7 @@ PURE = (
     "collections",
     "dataclasses",
     "enum",
+    "itertools",
     "typing",
 )
 
@@ -67,7 +68,7 @@ ONLY_IN = {
 # it. Rooms on one line know nothing of each other.
 ARROWS = (
     ("config", "errors", "deadlines", "misfits", "payload", "threads", "_generated"),
-    ("pickling", "protocol"),
+    ("foreign", "pickling", "protocol"),
     ("routing",),
     ("transport",),
     ("metrics",),

@@ -107,8 +107,10 @@ class ReplicaAccess:
 
     def release(self) -> None:
         """Give the slot back."""
-        self._metrics.dec_num_ongoing_requests(_METADATA)
-        self._semaphore.release()
+        try:
+            self._metrics.dec_num_ongoing_requests(_METADATA)
+        finally:
+            self._semaphore.release()
 
     def on_slot_released(self, callback: Callable[[], None]) -> None:
         """Call back after each release of a slot, whichever transport had it."""

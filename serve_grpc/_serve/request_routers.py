@@ -22,7 +22,7 @@ from serve_grpc._serve.tracing import context_of_metadata
 from serve_grpc.errors import ObjectRefNotSupportedError
 from serve_grpc.protocol.caller import Envelope, RequestFields
 
-__all__ = ["PlacedCall", "PlacedRequest", "Send", "carry_requests", "mark"]
+__all__ = ["PlacedCall", "PlacedRequest", "Send", "carry_requests", "mark", "placed_behind"]
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(RequestMetadata))
 
@@ -75,8 +75,9 @@ class PlacedRequest:
 
 
 class PlacedCall(Protocol):
-    """What became of it."""
+    """What became of it. `call`: the call of ours; `request_id`: Serve's."""
 
+    call: Any
     request_id: str
 
     async def admission(self) -> tuple[bool, int]:
@@ -87,6 +88,9 @@ class PlacedCall(Protocol):
 
     def cancel(self) -> None:
         """Give it up."""
+
+    def grant(self, items: int, bytes_: int) -> None:
+        """Let a stream go on whose items are taken from `call` as they came."""
 
     def value(self, timeout_s: float | None) -> Any:
         """Wait for the result in this thread."""
@@ -124,6 +128,12 @@ def carry_requests(request_router: Any, send: Send, has_endpoint: Callable[[Any]
         equip(replica)
 
 
+async def placed_behind(response: Any) -> PlacedCall | None:
+    """What carries the call of a response of Serve's, once a replica has it; None if not ours."""
+    result = await response._fetch_future_result_async()
+    return result.call if isinstance(result, _Result) else None
+
+
 class _Sender(ReplicaWrapper):
     """Serve's by-value sender for one replica: marked requests over our session."""
 
@@ -143,7 +153,7 @@ class _Sender(ReplicaWrapper):
             return self._native.send_request_python(pr, with_rejection=with_rejection)
         placed = PlacedRequest(
             replica_id=self._replica.replica_id.unique_id,
-            fields=_fields_of(metadata),
+            fields=_fields_of(metadata, self._replica.replica_id.deployment_id.name),
             args=tuple(pr.args),
             kwargs=pr.kwargs,
             may_be_refused=with_rejection,
@@ -154,7 +164,7 @@ class _Sender(ReplicaWrapper):
         return _Result(self._send(placed))
 
 
-def _fields_of(metadata: Any) -> RequestFields:
+def _fields_of(metadata: Any, deployment_name: str) -> RequestFields:
     envelope = Envelope(
         method=metadata.call_method,
         request_serializer=metadata.request_serialization,
@@ -171,7 +181,7 @@ def _fields_of(metadata: Any) -> RequestFields:
         session_id=metadata.session_id,
         client=metadata._client,
         reserved_slot=metadata._reserved_slot_token or "",
-        context=context_of_metadata(metadata),
+        context=context_of_metadata(metadata, f"{deployment_name}.{metadata.call_method}"),
     )
 
 
@@ -179,35 +189,35 @@ class _Result(ReplicaResult):
     """A call of ours, as Serve's router and responses look at one."""
 
     def __init__(self, call: PlacedCall) -> None:
-        self._call = call
+        self.call = call
 
     async def get_rejection_response(self) -> ReplicaQueueLengthInfo:
-        is_accepted, ongoing = await self._call.admission()
+        is_accepted, ongoing = await self.call.admission()
         return ReplicaQueueLengthInfo(accepted=is_accepted, num_ongoing_requests=ongoing)
 
     def get(self, timeout_s: float | None) -> Any:
-        return self._call.value(timeout_s)
+        return self.call.value(timeout_s)
 
     async def get_async(self) -> Any:
-        return await self._call.value_async()
+        return await self.call.value_async()
 
     def __next__(self) -> Any:
-        return self._call.next_item()
+        return self.call.next_item()
 
     async def __anext__(self) -> Any:
-        return await self._call.next_item_async()
+        return await self.call.next_item_async()
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._call.add_done_callback(callback)
+        self.call.add_done_callback(callback)
 
     def cancel(self) -> None:
-        self._call.cancel()
+        self.call.cancel()
 
     def to_object_ref(self) -> Any:
-        raise ObjectRefNotSupportedError("_to_object_ref_sync", request_id=self._call.request_id)
+        raise ObjectRefNotSupportedError("_to_object_ref_sync", request_id=self.call.request_id)
 
     async def to_object_ref_async(self) -> Any:
-        raise ObjectRefNotSupportedError("_to_object_ref", request_id=self._call.request_id)
+        raise ObjectRefNotSupportedError("_to_object_ref", request_id=self.call.request_id)
 
     def to_object_ref_gen(self) -> Any:
-        raise ObjectRefNotSupportedError("_to_object_ref_gen", request_id=self._call.request_id)
+        raise ObjectRefNotSupportedError("_to_object_ref_gen", request_id=self.call.request_id)

@@ -230,11 +230,12 @@ class RouterAccess:
         error: Exception = DeploymentUnavailableError(self._router.deployment_id)
         return error
 
-    def refusal(self, *, is_full: bool) -> Exception | None:
+    def refusal(self, *, is_full: bool, room_to_come: Callable[[], int]) -> Exception | None:
         """Why a new call may not even wait, or None.
 
         Args:
             is_full: Whether it would have to wait.
+            room_to_come: How many of those that wait will have room once sessions are open.
         """
         if self.is_unavailable:
             return self.unavailable()
@@ -243,7 +244,7 @@ class RouterAccess:
         config = self._metrics._deployment_config
         if config is None or config.max_queued_requests == -1:
             return None
-        queued = self._metrics.num_queued_requests
+        queued = self._metrics.num_queued_requests - room_to_come()
         if queued < config.max_queued_requests:
             return None
         full: Exception = BackPressureError(

@@ -8,7 +8,6 @@ Nothing here runs for a call that carries no context in a process that does not 
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from ray.serve._private import tracing_utils
@@ -20,8 +19,8 @@ from serve_grpc._serve.ingress_context import (
     ingress_context_from_bytes,
     ingress_context_to_bytes,
 )
-from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import SerializationError
+from serve_grpc.foreign import run_foreign
 
 __all__ = [
     "RouteSpan",
@@ -31,8 +30,6 @@ __all__ = [
     "is_tracing",
     "open_route_span",
 ]
-
-logger = logging.getLogger(LOGGER_NAME)
 
 
 def is_tracing() -> bool:
@@ -49,12 +46,12 @@ class RouteSpan:
     def __init__(self, span: Any) -> None:
         self._span = span
 
-    def propagated(self) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+    def propagated(self, callee: str) -> tuple[dict[str, str] | None, dict[str, str] | None]:
         """The trace contexts of Serve and Ray, with this span as the current one."""
         context = tracing_utils.set_span_in_context(self._span)
         token = tracing_utils.set_trace_context(context)
         try:
-            return tracing_utils.create_propagated_context(), _ray_trace_context()
+            return tracing_utils.create_propagated_context(), _ray_trace_context(callee)
         finally:
             tracing_utils.detach_trace_context(token)
 
@@ -64,13 +61,10 @@ class RouteSpan:
         Args:
             error: `CancelledError` of a call that was given up, else None.
         """
-        try:
-            if error is not None:
-                self._span.record_exception(error, escaped=True)
-            self._span.end()
-        except Exception:
-            # A user's span processor; the loop that many calls share must not end with it.
-            logger.exception("a span could not be ended")
+        # It may end in a span processor of the user's; many calls share this loop.
+        if error is not None:
+            run_foreign("record an exception", self._span.record_exception, error, escaped=True)
+        run_foreign("end a span", self._span.end)
 
 
 def open_route_span(
@@ -112,23 +106,30 @@ def open_route_span(
     return RouteSpan(span) if span.get_span_context().trace_flags.sampled else None
 
 
-def context_of_call(span: RouteSpan | None, grpc_context: Any) -> RequestContext | None:
+def context_of_call(
+    span: RouteSpan | None, grpc_context: Any, callee: str
+) -> RequestContext | None:
     """What a call carries to its replica; None if that is nothing.
 
     Args:
+        callee: Deployment and method, as "Deployment.method".
         span: Of the call.
         grpc_context: Of the request that makes the call, which came through a gRPC ingress.
 
     Raises:
         Exception: `grpc_context` holds more than plain data, or a propagator wrote no text.
     """
-    trace, ray_trace = span.propagated() if span is not None else (None, _ray_trace_context())
+    if span is not None:
+        trace, ray_trace = span.propagated(callee)
+    else:
+        trace, ray_trace = None, _ray_trace_context(callee)
     return _message(trace, ray_trace, grpc_context)
 
 
-def context_of_metadata(metadata: Any) -> RequestContext | None:
+def context_of_metadata(metadata: Any, callee: str) -> RequestContext | None:
     """The same for a request that Serve's own router places, from Serve's metadata of it."""
-    return _message(metadata.tracing_context, _ray_trace_context(), metadata.grpc_context)
+    ray_trace = _ray_trace_context(callee)
+    return _message(metadata.tracing_context, ray_trace, metadata.grpc_context)
 
 
 def _message(
@@ -140,10 +141,16 @@ def _message(
     return RequestContext(trace=trace, ray_trace=ray_trace, grpc_context=ingress)
 
 
-def _ray_trace_context() -> dict[str, str] | None:
+def _ray_trace_context(callee: str) -> dict[str, str] | None:
     if not tracing_helper._is_tracing_enabled():
         return None
-    context: dict[str, str] = tracing_helper._DictPropagator.inject_current_context()
+    opentelemetry = tracing_helper._get_opentelemetry()
+    # As Ray's `_tracing_actor_method_invocation` does it, by whose calls Serve goes by reference:
+    # where no span is current, as in a driver, this one begins the trace.
+    with opentelemetry.trace.get_tracer(__name__).start_as_current_span(
+        f"{callee} ray.remote", kind=opentelemetry.trace.SpanKind.PRODUCER
+    ):
+        context: dict[str, str] = tracing_helper._DictPropagator.inject_current_context()
     return context
 
 
@@ -181,19 +188,26 @@ class Scope:
             SerializationError: The gRPC context cannot be read.
         """
         trace = dict(self._context.trace) or None
+        ray_trace = dict(self._context.ray_trace)
+        if ray_trace and tracing_helper._is_tracing_enabled():
+            # As in Ray's `_resume_span`, so that what this task calls in turn joins the trace; its
+            # context ends with it.
+            resumed = tracing_helper._DictPropagator.extract(ray_trace)
+            tracing_helper._get_opentelemetry().context.attach(resumed)
         # As in Serve's `Replica._unpack_proxy_args`.
-        fields["_ray_trace_ctx"] = dict(self._context.ray_trace) or trace
+        fields["_ray_trace_ctx"] = ray_trace or trace
         if self._context.grpc_context:
             fields["grpc_context"] = _grpc_context(self._context.grpc_context)
         if not tracing_utils.is_tracing_enabled():
             return
-        self._manager = tracing_utils.TraceContextManager(
+        manager = tracing_utils.TraceContextManager(
             trace_name=f"replica_handle_request {deployment_name} {call_method}",
             trace_context=tracing_utils.extract_propagated_context(trace),
         )
-        self._manager.__enter__()
+        manager.__enter__()
+        self._manager = manager
         attributes = tracing_utils.SpanAttributes
-        self._manager.span.set_attributes(
+        manager.span.set_attributes(
             {
                 "request_id": fields["request_id"],
                 "replica_id": replica_id,
@@ -212,12 +226,13 @@ class Scope:
     def fail(self, error: BaseException) -> None:
         """Record what the code raised."""
         if self._manager is not None:
-            self._manager.span.record_exception(error, escaped=False)
+            span = self._manager.span
+            run_foreign("record an exception", span.record_exception, error, escaped=False)
 
     def leave(self) -> None:
         """End the span, in the task that `enter` was called in."""
         if self._manager is not None:
-            self._manager.__exit__(None, None, None)
+            run_foreign("end a span", self._manager.__exit__, None, None, None)
 
 
 def _grpc_context(data: bytes) -> Any:

@@ -1,5 +1,8 @@
 """One call: what was asked, what came back, and who waits for it.
 
+What came back is kept as it came. The transport runs no code of the user's for it: each consumer
+makes a value or an exception of its own, where it consumes it.
+
 A call is made in the thread of `handle.remote()`, travels on the transport's loop and is consumed
 in any thread. `_finish` and `add_item` come from the transport's loop; the `wait` methods from
 consumers. The two sides share no lock: a consumer puts its waiter down before it looks again, a
@@ -9,19 +12,25 @@ producer writes before it looks for waiters, so one of them always sees the othe
 from __future__ import annotations
 
 import asyncio
-import threading
 import types
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import RequestCancelledError
+
+from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc._serve.requests import add_child, remove_child
 from serve_grpc.caller.lending import Loan
+from serve_grpc.caller.waiters import AsyncWaiter, ThreadWaiter
 from serve_grpc.errors import ServeGrpcError
-from serve_grpc.payload import Payload
+from serve_grpc.foreign import another
+from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.protocol.caller import RequestFields
 from serve_grpc.protocol.flow import ConsumerWindow
-from serve_grpc.transport.mailbox import Mailbox, mailbox_of
+from serve_grpc.threads import in_thread
+from serve_grpc.transport.mailbox import Mailbox
 
 __all__ = ["Call", "CallOwner"]
 
@@ -36,39 +45,6 @@ class CallOwner(Protocol):
         """The consumer took this much of the stream."""
 
 
-class _AsyncWaiter:
-    """A consumer on an event loop."""
-
-    __slots__ = ("_loop", "future")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
-
-    def wake(self, transport_loop: asyncio.AbstractEventLoop) -> None:
-        if self._loop is transport_loop:
-            self._set()
-            return
-        try:
-            mailbox_of(self._loop).post(self._set)
-        except RuntimeError:
-            return  # the loop is closed, and with it whoever waited
-
-    def _set(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
-
-
-class _ThreadWaiter:
-    """A consumer in a thread without a loop."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def wake(self, _: asyncio.AbstractEventLoop) -> None:
-        self.event.set()
-
-
 class Call:
     """State of one call.
 
@@ -81,11 +57,13 @@ class Call:
         deadline_s: On `time.monotonic`, None for none.
         response_loads: From the payload to the value.
         parent_id: Internal id of the request that made the call and cancels it with itself, or "".
+        is_taken_along: Whether it was cancelled with the request that made it.
         ended: Where the type of its error is noted when it ends; None if nobody counts it.
         queued_s: When it began to wait for a replica, on `time.monotonic`; 0 if it never did.
         done: Whether it has ended.
-        payload: The result as it came, until a consumer has deserialized it.
-        value, error: How it ended; `value` holds only if `has_value`.
+        payload: The result as it came; None if it failed, or has a value.
+        value: The result where it came as one, over Serve's own transport: if `has_value`.
+        error: Why it failed; `exception` makes of it what consumers raise.
         loan: The ObjectRefs that its arguments name, once it was sent; None without.
     """
 
@@ -107,6 +85,7 @@ class Call:
         "is_cancelled",
         "is_idempotent",
         "is_queued",
+        "is_taken_along",
         "loan",
         "may_have_executed",
         "native",
@@ -138,11 +117,12 @@ class Call:
         self.response_loads = response_loads
         self.ended = ended
         self.done = False
-        self.error: BaseException | None = None
-        self.payload: Any = None
+        self.error: BaseException | RemoteException | None = None
+        self.payload: Payload | None = None
         self.value: Any = None
         self.has_value = False
         self.is_cancelled = False
+        self.is_taken_along = False
         self.parent_id = ""
         self.awaiting = 0
         # The router's and the connection's notes.
@@ -155,7 +135,7 @@ class Call:
         self.loan: Loan | None = None
         self._owner = owner
         self._mailbox = mailbox
-        self._waiters: list[_AsyncWaiter | _ThreadWaiter] = []
+        self._waiters: list[AsyncWaiter | ThreadWaiter] = []
         self._items: deque[Any] = deque()
         self._window: ConsumerWindow | None = None
         if fields.envelope.stream:
@@ -169,6 +149,12 @@ class Call:
         """Let the cancellation of the request that makes this call reach it."""
         self.parent_id = parent_id
         add_child(parent_id, id(self), self)
+
+    def cancel(self) -> None:
+        """The request that made it is cancelled; from any thread. What Serve calls children by."""
+        if not self.is_cancelled:
+            self.is_taken_along = True
+            self.give_up()
 
     # ------------------------------------------------------------ the transport's side
 
@@ -184,11 +170,13 @@ class Call:
             self.value, self.has_value = value, True
             self._finish()
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException | RemoteException) -> None:
         """The call ended with an error."""
         if not self.done:
-            if self.may_have_executed and isinstance(error, ServeGrpcError):
-                error.may_have_executed = True  # the last try did not start, but an earlier one may
+            # One of ours that is a RayTaskError is the user's, of a call that an argument is of.
+            if isinstance(error, ServeGrpcError) and not isinstance(error, RayTaskError):
+                # The last try did not start, but an earlier one may have.
+                error.may_have_executed |= self.may_have_executed
             self.error = error
             self._finish()
 
@@ -204,6 +192,7 @@ class Call:
         if self.ended is not None:
             self.ended.append(type(self.error))
         self.native = None
+        self.fields.payload = b""  # no try follows that would send it
         if self.expiry is not None:
             self.expiry.cancel()
             self.expiry = None
@@ -222,13 +211,17 @@ class Call:
 
     # ------------------------------------------------------------ the consumer's side
 
-    def cancel(self) -> None:
-        """Give the call up, from any thread; it ends with an error soon."""
+    def give_up(self) -> None:
+        """Cancel the call, from any thread; it ends with an error soon.
+
+        Never at once, not even on the transport's loop: finalizers call this, ours and the user's,
+        and the garbage collector runs them in the midst of anything.
+        """
         if self.done or self.is_cancelled:
             return
         self.is_cancelled = True
         try:
-            self._mailbox.run(self._owner.cancel, self)
+            self._mailbox.post(self._owner.cancel, self)
         except RuntimeError:
             return  # the transport's loop is closed; its sessions, and their calls, are gone
 
@@ -263,7 +256,7 @@ class Call:
         A generator, so that `__await__` of a response drives it with no coroutine in between.
         """
         mailbox = self._mailbox
-        waiter = _AsyncWaiter(mailbox.loop if mailbox.is_current else asyncio.get_running_loop())
+        waiter = AsyncWaiter(mailbox.loop if mailbox.is_current else asyncio.get_running_loop())
         self._waiters.append(waiter)
         self.awaiting += 1
         try:
@@ -272,7 +265,7 @@ class Call:
                 yield from waiter.future
         except asyncio.CancelledError:
             if self.awaiting == 1:
-                self.cancel()
+                self.give_up()
             raise
         finally:
             self.awaiting -= 1
@@ -280,44 +273,107 @@ class Call:
                 self._forget(waiter)
 
     def _wait_in_thread(self, timeout_s: float | None) -> bool:
-        waiter = _ThreadWaiter()
+        waiter = ThreadWaiter()
         self._waiters.append(waiter)
         try:
             return self.done or bool(self._items) or waiter.event.wait(timeout_s)
         finally:
             self._forget(waiter)
 
-    def _forget(self, waiter: _AsyncWaiter | _ThreadWaiter) -> None:
+    def _forget(self, waiter: AsyncWaiter | ThreadWaiter) -> None:
         try:
             self._waiters.remove(waiter)
         except ValueError:
             return  # it was woken
 
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the result of a unary call, on any event loop.
+
+        Raises:
+            BaseException: What the call failed with.
+            asyncio.CancelledError: The request that made the call was cancelled.
+        """
+        while not self.done:
+            yield from self.wait_news()
+        if self.error is not None:
+            raise (yield from self._failure())
+        payload = self.payload
+        if payload is not None and len(payload) > ON_LOOP_BYTES:
+            return (yield from in_thread(self.load, payload))
+        return self.result()
+
+    @types.coroutine
+    def fetch_item(self) -> Generator[Any, None, Any]:
+        """Wait for the next item of a stream, on an event loop; raises as `await` does.
+
+        Raises:
+            StopAsyncIteration: The stream is complete.
+        """
+        while not self._items:
+            if self.done:
+                if self.error is None:
+                    raise StopAsyncIteration
+                raise (yield from self._failure())
+            yield from self.wait_news()
+        if self.has_value or len(self._items[0]) <= ON_LOOP_BYTES:
+            return self.take_item()
+        payload = self._take()
+        try:
+            return (yield from in_thread(self.load, payload))
+        except asyncio.CancelledError:
+            self._items.appendleft(payload)  # its place is before the others
+            raise
+
+    def _failure(self) -> Generator[Any, None, BaseException]:
+        error = self.error
+        if self.is_taken_along and isinstance(error, RequestCancelledError):
+            return asyncio.CancelledError()
+        if isinstance(error, RemoteException):
+            loaded: BaseException = yield from in_thread(error.load)
+            return loaded
+        return self.exception()
+
+    def exception(self) -> BaseException:
+        """What a call that failed raises, a new one each time; where it is the user's, its module
+        may have to be imported.
+        """
+        error = self.error
+        assert error is not None
+        return error.load() if isinstance(error, RemoteException) else another(error)
+
+    def result(self) -> Any:
+        """The value of a call that is done, a new one each time; raises its error."""
+        if self.error is not None:
+            raise self.exception()
+        return self.value if self.has_value else self.load(self.payload)
+
     def take_item(self) -> Any:
         """The next item; only when a wait said that there is one."""
+        return self._take() if self.has_value else self.load(self._take())
+
+    def raise_end(self) -> NoReturn:
+        """Raise what ended a stream, in a thread: its error, or StopIteration."""
+        if self.error is None:
+            raise StopIteration
+        raise self.exception()
+
+    def _take(self) -> Any:
         payload = self._items.popleft()
-        if self.has_value:  # items of Serve's own transport come as values
-            return payload
         if self._window is not None and not self.done:
-            due = self._window.took(len(payload))
+            # Items of Serve's own transport come as values, of unknown size.
+            due = self._window.took(0 if self.has_value else len(payload))
             if due is not None:
                 self._mailbox.run(self._owner.grant, self, *due)
-        return self._load(payload)
+        return payload
 
-    def _load(self, payload: Any) -> Any:
+    def pass_item(self) -> Any:
+        """The next item as it came, for who passes it on, and grants credit for it."""
+        return self._items.popleft()
+
+    def load(self, payload: Any) -> Any:
+        """The value of a result or an item."""
         try:
             return self.response_loads(payload)
         except ServeGrpcError as error:
             error.request_id, error.may_have_executed = self.fields.request_id, True
             raise
-
-    def result(self) -> Any:
-        """The value of a call that is done; raises its error."""
-        if self.error is not None:
-            raise self.error
-        payload = self.payload  # read first: a thread that loads it too lets go of it last
-        if not self.has_value:
-            self.value = self._load(payload)
-            self.has_value = True
-            self.payload = None
-        return self.value

@@ -2,7 +2,8 @@
 
 Lives on the transport's loop. Events of calls go to the router that sent them; what concerns the
 replica itself (state, load, room) is written on its `Peer`. Invariant: a call that was sent ends
-in exactly one of `on_reply` (with its last event), `on_rejected`, `on_lost`, or its own cancel.
+in exactly one of `on_reply` (with its last event), `on_rejected`, `on_lost`, or its own cancel;
+whatever happens to one of them, the others get theirs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol
 from serve_grpc._generated.replica_pb2 import Error, Refusal
 from serve_grpc.allow_list import AllowList, check_call, narrowed
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.events import hand_out, hand_out_lost
 from serve_grpc.caller.lending import Lender, Loan
 from serve_grpc.caller.penalty import Penalty
 from serve_grpc.config import LOGGER_NAME, Settings
@@ -25,6 +27,7 @@ from serve_grpc.protocol.caller import CallerSession, Envelope, HandshakeRefused
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.routing.peer import Peer, PeerState
 from serve_grpc.transport.client import ClientStream
+from serve_grpc.transport.mailbox import mailbox_of
 from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.traffic import Traffic
 
@@ -89,6 +92,7 @@ class Connection:
         self._is_secret_doubted = False
         self._traffic = traffic or Traffic()
         self._loop = asyncio.get_running_loop()
+        self._mailbox = mailbox_of(self._loop)
         self._session: CallerSession[Call] | None = None
         self._stream: ClientStream | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -135,8 +139,8 @@ class Connection:
             self._session,
             self.peer.facts.address,
             self._settings,
-            on_message=self._on_message,
-            on_closed=self._on_closed,
+            on_message=lambda data: self._mailbox.enter(self._on_message, data),
+            on_closed=lambda reason: self._mailbox.enter(self._on_closed, reason),
             traffic=self._traffic,
         )
         self._set_timer(min(PREFERRED_WAIT_S, CONNECT_TIMEOUT_S), self._on_slow)
@@ -182,8 +186,7 @@ class Connection:
         self.peer.in_flight = self.peer.reported = 0
         if self.peer.state is not PeerState.GONE:
             self._reconnect_later(reason)
-        for call, may_have_started in lost:
-            call.place.owner.on_lost(call, may_have_started=may_have_started, reason=str(reason))
+        hand_out_lost(lost, str(reason))
         self._tell()
 
     def _reconnect_later(self, reason: BaseException | str) -> None:
@@ -310,19 +313,18 @@ class Connection:
     def _on_message(self, data: bytes) -> None:
         session = self._session
         assert session is not None
-        received = session.receive(data)
-        self._received_s = time.monotonic()
-        self._pinged_s = None
-        self._traffic.frames_received += len(received.events)
-        self._update_peer(session, received)
-        if received.lent:
-            self._lender.borrow(session.epoch, received.lent)
-        for event in received.events:
-            event.call.place.owner.on_reply(event.call, event.kind, event.payload, event.error)
-        if received.rejected:
-            self._give_back(received.rejected)
-        if received.undelivered:
-            self._give_back(received.undelivered)
+        received: Received[Call] = Received()
+        try:
+            session.receive(data, received)
+        finally:  # what came before the frame that breaks the session holds
+            self._received_s = time.monotonic()
+            self._pinged_s = None
+            self._traffic.frames_received += len(received.events)
+            self._update_peer(session, received)
+            if received.lent:
+                self._lender.borrow(session.epoch, received.lent)
+            for call in hand_out(received):
+                session.forget(call)
         self._after_session_changed()
         self._tell()
         if self._stream is not None and not self.takes_calls:
@@ -348,25 +350,19 @@ class Connection:
         elif received.slot_free or received.events:
             peer.blocked = False
 
-    def _give_back(self, calls: list[Call]) -> None:
-        by_owner: dict[ConnectionOwner, list[Call]] = {}
-        for call in calls:
-            by_owner.setdefault(call.place.owner, []).append(call)
-            if call.loan is not None:
-                call.loan.came_back()
-        for owner, owned in by_owner.items():
-            owner.on_rejected(owned)
-
     def _tell(self) -> None:
         for owner in tuple(self.owners):
-            owner.on_change(self)
+            try:
+                owner.on_change(self)
+            except Exception:
+                logger.exception("%r could not follow the news of %r", owner, self)
 
     # ------------------------------------------------------------ heartbeat
 
     def beat(self, now_s: float) -> None:
         """Ask a silent replica for a sign of life, suspect a mute one; called once a beat."""
         session = self._session
-        if session is None or session.state is not SessionState.OPEN:
+        if session is None or session.state not in (SessionState.OPEN, SessionState.DRAINING):
             return
         interval_s = self._settings.heartbeat_interval_s
         if self._pinged_s is not None:
@@ -388,3 +384,4 @@ class Connection:
                 "replica %s does not answer heartbeats; it gets no new calls until it does",
                 self.peer.facts.replica_id,
             )
+            self._tell()

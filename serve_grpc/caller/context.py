@@ -55,7 +55,8 @@ class CallWithContext(Call):
                 multiplexed_model_id=fields.multiplexed_model_id,
                 is_streaming=fields.envelope.stream,
             )
-            fields.context = context_of_call(self._span, grpc_context)
+            callee = f"{deployment_name}.{fields.envelope.method}"
+            fields.context = context_of_call(self._span, grpc_context, callee)
         except Exception as error:
             self._refuse(
                 SerializationError(

@@ -3,20 +3,26 @@
 Used where the deployment has a request router of its own, and where calls go over Serve's own
 transport. The native response is consumed in a task on the transport's loop and fills the call: so
 deadlines hold, which that transport does not know, an error of gRPC becomes one of ours, and a
-CancelledError that nobody here caused is told from one that somebody did.
+CancelledError that nobody here caused is told from one that somebody did. Of a stream no more is
+taken than the call's consumer gave credit for. What our sessions carry is passed on as it came.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import RequestCancelledError
 
+from serve_grpc._serve.exceptions import RemoteException
+from serve_grpc._serve.request_routers import PlacedCall, placed_behind
 from serve_grpc.caller.call import Call
-from serve_grpc.errors import ReplicaDiedError
+from serve_grpc.errors import ReplicaDiedError, SerializationError
+from serve_grpc.foreign import is_interrupt, text_of
+from serve_grpc.protocol.flow import ProducerWindow
 from serve_grpc.routing.retry import RetryBudget
 from serve_grpc.transport.foreign import as_documented
 
@@ -24,16 +30,34 @@ __all__ = ["NativeCall"]
 
 
 class NativeCall:
-    """Starts the native call at once; on the transport's loop."""
+    """Starts the native call at once; on the transport's loop.
 
-    def __init__(self, call: Call, budget: RetryBudget) -> None:
+    Args:
+        call: What it fills.
+        budget: Of repeated calls.
+        on_end: Called with the call when nothing of it goes on any more.
+    """
+
+    def __init__(self, call: Call, budget: RetryBudget, *, on_end: Callable[[Call], None]) -> None:
         self._call = call
         self._budget = budget
         self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task.add_done_callback(lambda _: on_end(call))
+        self._placed: PlacedCall | None = None
+        self._window = ProducerWindow(call.fields.credit_items, 1)  # values are of unknown size
+        self._granted = asyncio.Event()
 
     def cancel(self) -> None:
         """Cancel the native call."""
         self._task.cancel()
+
+    def grant(self, items: int, bytes_: int) -> None:
+        """The consumer took this much of a stream."""
+        if self._placed is not None:
+            self._placed.grant(items, bytes_)
+        else:
+            self._window.grant(items, 0)
+            self._granted.set()
 
     async def _run(self) -> None:
         call = self._call
@@ -47,33 +71,65 @@ class NativeCall:
                 # Whoever gives the call up has ended it by now. Else the handler raised this.
                 call.fail(RequestCancelledError(call.fields.request_id))
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 if not self._may_repeat(error):
                     self._fail(error)
                     return
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
+        fields = self._call.fields
         ours = as_documented(error)
+        if not isinstance(error, Exception):  # Serve loads what arrives in this very task
+            ours = SerializationError(
+                f"loading the response raised {type(error).__name__}: {text_of(error)}",
+                serializer=fields.envelope.response_serializer,
+                direction="response",
+                may_have_executed=True,
+            )
         if ours is not None:
-            ours.request_id = self._call.fields.request_id
+            ours.request_id = fields.request_id
             ours.__cause__ = error
         self._call.fail(ours or error)
 
     async def _consume(self, response: Any) -> None:
         call = self._call
         try:
-            if call.fields.envelope.stream:
+            self._placed = await placed_behind(response)
+            if self._placed is not None:
+                await self._pass_on(self._placed.call)
+            elif call.fields.envelope.stream:
                 call.has_value = True
-                async for item in response:
-                    call.add_item(item)
-                call.succeed_with(None)
+                await self._fill(response)
             else:
                 call.succeed_with(await response)
         except asyncio.CancelledError:
             response.cancel()
             raise
 
-    def _may_repeat(self, error: Exception) -> bool:
+    async def _pass_on(self, placed: Call) -> None:
+        call = self._call
+        while await placed.wait_item():
+            call.add_item(placed.pass_item())
+        if isinstance(placed.error, RemoteException):
+            call.fail(placed.error)
+        elif placed.error is not None:
+            raise placed.exception()
+        else:
+            assert placed.payload is not None
+            call.succeed(placed.payload)
+
+    async def _fill(self, response: Any) -> None:
+        async for item in response:
+            self._call.add_item(item)
+            self._window.spend(0)
+            while not self._window.is_open:
+                self._granted.clear()
+                await self._granted.wait()
+        self._call.succeed_with(None)
+
+    def _may_repeat(self, error: BaseException) -> bool:
         # Only our transport raises this; what Serve's own may repeat, Serve's router has repeated.
         # As a RayTaskError it is the answer of a handler, whose own call was lost.
         call = self._call

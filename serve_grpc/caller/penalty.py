@@ -8,15 +8,12 @@ or may be probed.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
-from serve_grpc.config import LOGGER_NAME
+from serve_grpc.caller.complaints import Complaints
 from serve_grpc.routing.peer import Peer
 
 __all__ = ["Penalty"]
-
-logger = logging.getLogger(LOGGER_NAME)
 
 REST_S = (1.0, 8.0)
 """First and longest pause."""
@@ -36,25 +33,20 @@ class Penalty:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._rests = 0
+        self._complaints = Complaints()
 
-    def on_failure(self, *, has_better: Callable[[], bool]) -> None:
-        """The user's code raised on this replica.
-
-        Args:
-            has_better: Whether calls could go to replicas where most succeed.
-        """
+    def on_outlier(self) -> None:
+        """Nearly all calls fail on this replica, and on another one they do not."""
         peer = self._peer
-        peer.on_failure()
-        if not peer.is_poor or self._timer is not None:
-            return
-        if not has_better():
-            peer.pardon()
-            return
+        if self._timer is not None:
+            if peer.penalised:
+                return
+            self._timer.cancel()  # of a rest from which it was pardoned
         if not peer.penalised:
             self._rests = 0
-            logger.warning(
-                "replica %s fails most of its calls and others do not; it gets hardly any calls "
-                "until they succeed",
+            self._complaints.warn(
+                "replica %s fails nearly all of its calls and others do not; it gets hardly any "
+                "calls until they succeed",
                 peer.facts.replica_id,
             )
         first, longest = REST_S

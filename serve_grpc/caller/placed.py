@@ -8,6 +8,7 @@ the router's loop. Invariant: each call given to `send` ends once, and its callb
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from serve_grpc.caller import outcomes
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.replicas import Replicas
-from serve_grpc.config import Settings
+from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.errors import MessageTooLargeError, ReplicaDiedError, ServeGrpcError
 from serve_grpc.payload import Payload
 from serve_grpc.protocol.caller import CallEventKind
@@ -31,6 +32,8 @@ from serve_grpc.serialization import get_serializer
 from serve_grpc.transport.mailbox import Mailbox
 
 __all__ = ["PlacedCalls"]
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 class _Placed:
@@ -70,13 +73,17 @@ class _Placed:
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
         """Call it with the call's error, or None; at once if the call has ended."""
         if self.call.done:
-            callback(self.call.error)
+            callback(_as_serve_sees_it(self.call.error, self.connection))
         else:
             self.callbacks.append(callback)
 
     def cancel(self) -> None:
         """Give it up, from any thread."""
-        self.call.cancel()
+        self.call.give_up()
+
+    def grant(self, items: int, bytes_: int) -> None:
+        """Let a stream go on whose items are taken from the call as they came."""
+        self.owner.grant(self.call, items, bytes_)
 
     def value(self, timeout_s: float | None) -> Any:
         """Wait for the result in this thread."""
@@ -86,20 +93,17 @@ class _Placed:
 
     async def value_async(self) -> Any:
         """Wait for the result."""
-        await self.call.wait_done()
-        return self.call.result()
+        return await self.call
 
     def next_item(self) -> Any:
         """The next item, waited for in this thread."""
         if not self.call.wait_item_blocking():
-            raise self.call.error or StopIteration
+            self.call.raise_end()
         return self.call.take_item()
 
     async def next_item_async(self) -> Any:
         """The next item."""
-        if not await self.call.wait_item():
-            raise self.call.error or StopAsyncIteration
-        return self.call.take_item()
+        return await self.call.fetch_item()
 
 
 class PlacedCalls:
@@ -332,9 +336,12 @@ class PlacedCalls:
         if error is not None:
             call.fail(error)
         self._is_read(placed)
-        for callback in placed.callbacks:
-            callback(_as_serve_sees_it(call.error, placed.connection))
-        placed.callbacks.clear()
+        callbacks, placed.callbacks = placed.callbacks, []
+        for callback in callbacks:
+            try:
+                callback(_as_serve_sees_it(call.error, placed.connection))
+            except Exception:  # Serve's, of a loop that may be closed
+                logger.exception("could not tell Serve's router of the end of %r", call)
 
 
 def _unavailable(replica_id: str, reason: str) -> ActorUnavailableError:
@@ -342,7 +349,7 @@ def _unavailable(replica_id: str, reason: str) -> ActorUnavailableError:
     return ActorUnavailableError(f"replica {replica_id} cannot be reached: {reason}", None)
 
 
-def _as_serve_sees_it(error: BaseException | None, connection: Connection) -> Any:
+def _as_serve_sees_it(error: object, connection: Connection) -> Any:
     if isinstance(error, ReplicaDiedError):
         return _unavailable(connection.peer.facts.replica_id, str(error))
     if isinstance(error, RequestCancelledError):

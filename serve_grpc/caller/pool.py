@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 import weakref
@@ -10,12 +11,14 @@ from collections import Counter, defaultdict
 
 from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionOwner
-from serve_grpc.config import Settings, settings
+from serve_grpc.config import LOGGER_NAME, Settings, settings
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["ConnectionPool", "pool_of"]
+
+logger = logging.getLogger(LOGGER_NAME)
 
 
 class ConnectionPool:
@@ -29,6 +32,7 @@ class ConnectionPool:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._connections: dict[str, Connection] = {}
+        self._retired: set[Connection] = set()
         self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
         self._ticker: asyncio.TimerHandle | None = None
         self._secrets = ClusterSecrets(cluster_secrets)
@@ -69,6 +73,7 @@ class ConnectionPool:
         connection.owners.discard(owner)
         if not connection.owners:
             self._connections.pop(connection.peer.facts.replica_id, None)
+            self._retired.add(connection)  # its replica hears from us until its calls are over
             connection.retire()
 
     async def aclose(self) -> None:
@@ -76,25 +81,26 @@ class ConnectionPool:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-        connections = list(self._connections.values())
+        connections = [*self._connections.values(), *self._retired]
         self._connections.clear()
+        self._retired.clear()
         for connection in connections:
             await connection.aclose()
 
     def _tick(self) -> None:
-        now_s = time.monotonic()
-        for connection in self._connections.values():
-            was_ready = connection.peer.state is PeerState.READY
-            connection.beat(now_s)
-            if was_ready is not (connection.peer.state is PeerState.READY):
-                for owner in tuple(connection.owners):
-                    owner.on_change(connection)
+        self._retired = {connection for connection in self._retired if not connection.is_down}
         interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
             self._loop.call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
-            if self._connections
+            if self._connections or self._retired
             else None
         )
+        now_s = time.monotonic()
+        for connection in (*self._connections.values(), *self._retired):
+            try:
+                connection.beat(now_s)
+            except Exception:  # the others still get theirs, and the next tick comes
+                logger.exception("no heartbeat for %r", connection)
 
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ConnectionPool] = (

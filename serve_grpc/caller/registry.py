@@ -10,11 +10,8 @@ import weakref
 from typing import Any
 
 from serve_grpc._serve.routers import router_access
-from serve_grpc.caller import outcomes
-from serve_grpc.caller.call import Call
 from serve_grpc.caller.router import Router
 from serve_grpc.config import settings
-from serve_grpc.errors import ServeGrpcError
 
 __all__ = ["HandleFamily", "known_router", "router_of"]
 
@@ -84,21 +81,4 @@ class HandleFamily:
         with self._lock:
             handles = tuple(self._handles)
         for handle in handles:
-            handle._data_router = _ShutDownRouter(router)
-
-
-class _ShutDownRouter(Router):
-    """Stands where a family had a router that others go on using. Refuses every call."""
-
-    def __init__(self, router: Router) -> None:
-        self.loop, self.mailbox = router.loop, router.mailbox
-        self.tally, self.is_tracing = router.tally, router.is_tracing
-        self.is_ready, self.is_native, self.fallback_reason = True, False, None
-        self.serializers = None
-
-    def __repr__(self) -> str:
-        return "<Router of a handle that was shut down>"
-
-    def submit(self, call: Call) -> None:
-        """Fail the call."""
-        outcomes.fail(call, ServeGrpcError(SHUT_DOWN))
+            handle._data_router = router.closed_twin(SHUT_DOWN)

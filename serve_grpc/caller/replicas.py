@@ -9,10 +9,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
+from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection, ConnectionOwner
 from serve_grpc.caller.pool import ConnectionPool
-from serve_grpc.routing.peer import Peer, ReplicaFacts
-from serve_grpc.routing.picker import Picker
+from serve_grpc.routing.outliers import Outliers
+from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.routing.picker import OPENING, Picker
 
 __all__ = ["Replicas"]
 
@@ -26,6 +28,7 @@ class Replicas:
         node_id, zone: Of this caller, where it prefers replicas close by; else "".
 
     Attributes:
+        outliers: Among them.
         is_opening: Whether the last pick failed while sessions were about to open, so that others
             may have room that the call does not prefer.
     """
@@ -41,6 +44,7 @@ class Replicas:
         self._connections: dict[str, Connection] = {}
         self._by_peer: dict[Peer, Connection] = {}
         self._picker = Picker((), rng=self._rng)
+        self.outliers = Outliers()
         self.is_opening = False
 
     def __len__(self) -> int:
@@ -60,11 +64,14 @@ class Replicas:
         for replica_id in [held for held in self._connections if held not in fresh]:
             connection = self._connections.pop(replica_id)
             del self._by_peer[connection.peer]
+            self.outliers.forget(connection.peer)
             self._pool.release(connection, self._owner)
         for replica_id, facts in fresh.items():
             connection = self._pool.acquire(facts, self._owner)
             self._connections[replica_id] = connection
             self._by_peer[connection.peer] = connection
+            if facts.model_ids:
+                connection.peer.pardon()
         self._picker = Picker(self._by_peer, rng=self._rng, node_id=self._node_id, zone=self._zone)
 
     def connection_to(self, replica_id: str) -> Connection | None:
@@ -91,18 +98,46 @@ class Replicas:
         others = (other for other in self._connections.values() if other.takes_calls)
         return min(others, key=lambda other: other.peer.load, default=None)
 
-    def on_failure(self, connection: Connection) -> None:
-        """The user's code raised on this replica: penalise it if others are better."""
-        connection.penalty.on_failure(has_better=self._picker.has_fair)
+    def on_failure(self, connection: Connection, call: Call) -> None:
+        """The user's code raised on this replica: penalise it if others are better at that."""
+        peer, method = connection.peer, call.fields.envelope.method
+        if call.fields.multiplexed_model_id or not self.outliers.on_failure(peer, method):
+            return
+        if peer.facts.model_ids or not self.outliers.has_better(peer, method):
+            peer.pardon()
+        else:
+            connection.penalty.on_outlier()
+
+    def on_success(self, connection: Connection, call: Call) -> None:
+        """The user's code came to its end. Needed while there are outliers."""
+        if not call.fields.multiplexed_model_id:
+            self.outliers.on_success(connection.peer, call.fields.envelope.method)
+        if connection.peer.may_probe:
+            connection.peer.pardon()
 
     def _pardon_without_better(self) -> bool:
         """If only penalised replicas can be reached, let them have calls; whether that is so."""
         penalised = [peer for peer in self._by_peer if peer.penalised]
-        if not penalised or any(peer.is_fair for peer in self._by_peer):
+        if not penalised or any(
+            peer.state is PeerState.READY and not peer.penalised for peer in self._by_peer
+        ):
             return False
         for peer in penalised:
             peer.pardon()
         return True
+
+    @property
+    def room_to_come(self) -> int:
+        """How many calls those will take whose first sessions are not open yet, if they idle.
+
+        So much is believed of a replica whose session is open, too, until it says how busy it is.
+        """
+        return sum(p.facts.max_ongoing_requests for p in self._by_peer if p.state in OPENING)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether one of them answers."""
+        return any(peer.state is PeerState.READY for peer in self._by_peer)
 
     @property
     def has_blocked(self) -> bool:

@@ -10,7 +10,7 @@ wait for a replica they prefer to open its first session, are the exception: all
 
 from __future__ import annotations
 
-import asyncio
+import copy
 import itertools
 import logging
 import time
@@ -25,13 +25,17 @@ from serve_grpc.allow_list import AllowList, check_process_list
 from serve_grpc.caller import outcomes
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
+from serve_grpc.caller.entrance import Arguments, Entrance
 from serve_grpc.caller.fallback import NativeCall
+from serve_grpc.caller.natives import NativeCalls
+from serve_grpc.caller.pause import Pause
 from serve_grpc.caller.placed import PlacedCalls
 from serve_grpc.caller.pool import pool_of
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.caller.reporting import reporter_of
 from serve_grpc.caller.tally import Tally
 from serve_grpc.caller.waiting import WaitingCalls
+from serve_grpc.caller.watch import ServeWatch
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Payload
@@ -43,7 +47,6 @@ __all__ = ["Router"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
-SERVE_WATCH_S = 1.0
 # As plain integers: an enum's comparison runs in Python's slow lane, once for each reply.
 _RESULT, _ITEM = CallEventKind.RESULT.value, CallEventKind.ITEM.value
 
@@ -68,6 +71,7 @@ class Router:
         is_native: Whether Serve's own router places the calls: always where they go over its own
             transport, and where the deployment has a request router of its own.
         tally: What is counted of its calls.
+        watch_serve: To be called when a call waits; ends it when Serve is gone.
     """
 
     def __init__(self, access: RouterAccess, settings: Settings) -> None:
@@ -75,12 +79,12 @@ class Router:
         self._access = access
         self._settings = settings
         self.tally = Tally(access)
+        self._entrance = Entrance(access, self.tally, self)
         self._row = WaitingCalls(self.tally)
         self._sequence = itertools.count()
-        self._replicas: Replicas | None = None
         self._budget = RetryBudget(time.monotonic())
-        self._backoff_timer: asyncio.TimerHandle | None = None
-        self._backoffs = 0
+        self._natives = NativeCalls(self._budget)
+        self._pause = Pause(access, self._after_pause)
         self._has_returned = False  # calls stand in the row again that were on a replica
         self._closed_reason: str | None = None
         self.is_ready = False
@@ -88,8 +92,7 @@ class Router:
         self.serializers: AllowList = None
         self.fallback_reason: str | None = None
         self.is_native = False
-        self._placed: PlacedCalls | None = None
-        self._serve_watch: asyncio.TimerHandle | None = None
+        self.watch_serve = ServeWatch(access, self._needs_serve, self._on_serve_gone).begin
         self.loop = access.loop
         self.mailbox: Mailbox = mailbox_of(access.loop)
         self.mailbox.run(self._start)
@@ -122,43 +125,50 @@ class Router:
     def _update(self, replica_set: ReplicaSet) -> None:
         if self._closed_reason is not None:
             return
-        assert self._replicas is not None
-        assert self._placed is not None
-        reachable = replica_set.reachable
-        if replica_set.replicas and self._access.is_configured:
-            was_ready, self.is_ready = self.is_ready, True
+        reachable, is_configured = replica_set.reachable, self._access.is_configured
+        was_ready = self.is_ready
+        if replica_set.replicas and is_configured:
+            self.is_ready = True
             self.fallback_reason = None if reachable else "has no serve_grpc endpoint"
-            self.is_native = not reachable or self._access.has_custom_request_router
-            if not was_ready and not self.is_native:
-                for call in self._row:
-                    self._count(call)
-                    self._access.on_routed(call.fields.envelope.route)
+        if is_configured:
+            has_own_router = self._access.has_custom_request_router
+            self.is_native = has_own_router or self.fallback_reason is not None
+        if self.is_ready and not was_ready and not self.is_native:
+            for call in self._row:
+                self.count(call)
         self.serializers = replica_set.serializers
         self._replicas.update(reachable)
         self._placed.on_replicas()
         self._pump()
+        if is_configured:
+            self._entrance.on_configured(has_replicas=bool(replica_set.replicas))
 
-    def _go_native(self) -> None:
-        while (call := self._row.leave()) is not None:
-            if call.native is not None:
-                if self.fallback_reason is not None:
-                    call.ended = None  # Serve's transport carries it, and Serve alone counts it
-                call.place = NativeCall(call, self._budget)
-            else:  # it was on its way when the deployment was replaced by one without an endpoint
-                outcomes.fail(call, ServeGrpcError("the deployment no longer has an endpoint"))
+    def start_natively(self, call: Call) -> None:
+        """Leave a call to Serve's own router."""
+        if self._closed_reason is not None:
+            outcomes.fail(call, ServeGrpcError(self._closed_reason))
+            return
+        self._natives.start(call, is_fallback=self.fallback_reason is not None)
+        self.watch_serve()
 
-    def _count(self, call: Call) -> None:
+    def count(self, call: Call, *, is_refused: bool = False) -> None:
         """Count a call as Serve does; those that go over Serve's transport are counted there."""
         envelope = call.fields.envelope
         self._access.on_call(envelope.route, envelope.app_name)
+        if not is_refused:
+            self._access.on_routed(envelope.route)
 
     # ------------------------------------------------------------ new calls
 
-    def submit(self, call: Call) -> None:
-        """Send a call, or let it wait."""
+    def submit(self, call: Call, arguments: Arguments | None = None) -> None:
+        """Send a call, or let it wait; once for each call.
+
+        Args:
+            call: With its payload, unless `arguments` gives it one.
+            arguments: Waits for the call's arguments.
+        """
         if call.done:
             return
-        call.sequence = next(self._sequence)
         self._budget.on_call()
         if call.is_cancelled:
             call.fail(RequestCancelledError(call.fields.request_id))
@@ -167,41 +177,37 @@ class Router:
             outcomes.fail(call, ServeGrpcError(self._closed_reason))
             return
         if call.deadline_s is not None:
-            self.watch_deadline(call)
-        if self.is_native:
-            self._row.add(call)
-            self._go_native()
-            return
+            left_s = max(0.0, call.deadline_s - time.monotonic())
+            call.expiry = self.loop.call_later(left_s, self._expire, call)
+        self._entrance.enter(call, arguments)
+
+    def route(self, call: Call, connection: Connection | None) -> None:
+        """Send a call that was let in, or let it wait if there is no connection for it."""
+        call.sequence = next(self._sequence)
         if self.is_ready:
-            self._count(call)
-        is_first = not self._row or self._row.head() is None
-        connection = self._pick(call) if is_first else None
-        refusal = self._access.refusal(is_full=connection is None)
-        if refusal is not None:
-            call.fail(refusal)
-            return
-        if self.is_ready:
-            self._access.on_routed(call.fields.envelope.route)
+            self.count(call)
         if connection is not None:
             self._send(call, connection, is_new=True)
             return
         self._row.enter(call)
-        if self._replicas:
-            if is_first:
-                self._ensure_progress()
+        self.watch_serve()
+        if self._is_over:
+            self._fail_waiting()  # its arguments came too late
+        elif self._replicas:
+            self._ensure_progress()
         else:
             self._access.ask_for_first_replica()
-            self._watch_serve()
-
-    def watch_deadline(self, call: Call) -> None:
-        """End the call when its deadline passes, wherever it is then."""
-        if call.deadline_s is not None and call.expiry is None:
-            left_s = max(0.0, call.deadline_s - time.monotonic())
-            call.expiry = self.loop.call_later(left_s, self._expire, call)
 
     def _pick(self, call: Call) -> Connection | None:
-        replicas, model_id = self._replicas, call.fields.multiplexed_model_id
-        return None if replicas is None else replicas.pick(model_id)
+        return self._replicas.pick(call.fields.multiplexed_model_id)
+
+    def pick_for_new(self, call: Call) -> Connection | None:
+        """A connection that takes the call now, while nobody waits before it."""
+        return self._pick(call) if self._row.head() is None else None
+
+    def room_to_come(self) -> int:
+        """How many calls will have room once sessions are open that are being opened."""
+        return self._replicas.room_to_come
 
     def _send(self, call: Call, connection: Connection, *, is_new: bool = False) -> None:
         try:
@@ -219,10 +225,10 @@ class Router:
     def _pump(self) -> None:
         """Send what waits to whoever has room."""
         self._has_returned = False
-        if self._closed_reason is not None or self._access.is_unavailable:
+        if self._is_over:
             self._fail_waiting()  # no replica will come, and nothing else would wake them
-        elif self.is_native:
-            self._go_native()
+        while self.is_native and (call := self._row.leave()) is not None:
+            self.start_natively(call)
         while (call := self._row.head()) is not None:
             connection = self._pick(call)
             if connection is None:
@@ -231,8 +237,15 @@ class Router:
             self._send(call, connection)
         self._ensure_progress()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._closed_reason is not None or self._access.is_unavailable
+
     def _fail_waiting(self) -> None:
+        waiting = [call for call, _ in self._entrance.take_all()]
         while (call := self._row.leave()) is not None:
+            waiting.append(call)
+        for call in waiting:
             if self._closed_reason is not None:
                 outcomes.fail(call, ServeGrpcError(self._closed_reason))
             else:
@@ -241,6 +254,7 @@ class Router:
     def _return(self, call: Call) -> None:
         """Let a call that was on a replica wait again."""
         self._row.enter(call)
+        self.watch_serve()
         if not self._has_returned:
             self._has_returned = True
             # The news of a replica that has left the set reach no one, so they cannot wake it.
@@ -256,7 +270,6 @@ class Router:
             self._placed.on_change(connection)
         if not self._row:
             return
-        assert self._replicas is not None
         if self._has_returned or self._replicas.is_opening or self.is_native or connection.is_down:
             self._pump()  # other replicas may have had room all the time
             return
@@ -267,17 +280,11 @@ class Router:
 
     def _ensure_progress(self) -> None:
         """While calls wait and only a refused replica could take them, look again after a pause."""
-        if not self._row or self._backoff_timer is not None:
-            return
-        if self._replicas is not None and self._replicas.has_blocked:
-            delay_s = self._access.backoff.delay_s(self._backoffs)
-            self._backoff_timer = self.loop.call_later(delay_s, self._after_backoff)
+        if self._row and self._replicas.has_blocked:
+            self._pause.begin()
 
-    def _after_backoff(self) -> None:
-        self._backoff_timer = None
-        self._backoffs += 1
-        if self._replicas is not None:
-            self._replicas.unblock()
+    def _after_pause(self) -> None:
+        self._replicas.unblock()
         self._pump()
 
     # ------------------------------------------------------------ what becomes of sent calls
@@ -288,13 +295,12 @@ class Router:
             call.add_item(payload)
             return
         connection = self._take_off(call)
-        peer = connection.peer
-        self._backoffs = 0
+        self._pause.times = 0
         if error is None:
-            if peer.failing:
-                peer.on_success()
-        elif error.code in outcomes.FAILURES and self._replicas is not None:
-            self._replicas.on_failure(connection)
+            if self._replicas.outliers or connection.peer.penalised:
+                self._replicas.on_success(connection, call)
+        elif error.code in outcomes.FAILURES:
+            self._replicas.on_failure(connection, call)
         if kind == _RESULT:
             call.succeed(payload)
             return
@@ -347,6 +353,8 @@ class Router:
         """The consumer took this much of a stream."""
         if isinstance(call.place, _Place):
             call.place.connection.grant(call.place.call_id, items, bytes_)
+        elif isinstance(call.place, NativeCall):
+            call.place.grant(items, bytes_)
 
     def _expire(self, call: Call) -> None:
         if call.done:
@@ -358,6 +366,7 @@ class Router:
         outcomes.fail(call, outcomes.expired(replica_id, may_have_executed=was_sent))
 
     def _withdraw(self, call: Call) -> None:
+        self._entrance.give_up(call)
         self._row.give_up(call)
         place = call.place
         if isinstance(place, _Place):
@@ -366,27 +375,26 @@ class Router:
         elif place is not None:  # a native call, or the task that waits for its arguments
             place.cancel()
 
-    def _watch_serve(self) -> None:
-        """While calls wait for a first replica, see whether Serve is still there to start one."""
-        if self._serve_watch is not None:
-            self._serve_watch.cancel()
-            self._serve_watch = None
-        if self._row.head() is None or self._replicas:
-            return
-        if self._access.is_serve_gone:
-            self.close("Ray Serve was shut down")
-        else:
-            self._serve_watch = self.loop.call_later(SERVE_WATCH_S, self._watch_serve)
+    def _needs_serve(self) -> bool:
+        is_waiting = self._entrance or self._natives or self._row.head() is not None
+        return bool(is_waiting) and not self._replicas.has_ready
+
+    def _on_serve_gone(self) -> None:
+        self.close("Ray Serve was shut down")
+        self._natives.fail_all("Ray Serve was shut down")
+
+    def closed_twin(self, reason: str) -> Router:
+        """For handles that refuse every call, while others go on to use this router."""
+        twin = copy.copy(self)
+        twin._closed_reason = reason
+        return twin
 
     def close(self, reason: str) -> None:
         """Fail what waits and every later call; calls on their way go on."""
         self._closed_reason = reason
+        self._entrance.close()
         self._fail_waiting()
-        if self._placed is not None:
-            self._placed.close(reason)
-        if self._backoff_timer is not None:
-            self._backoff_timer.cancel()
-            self._backoff_timer = None
-        if self._replicas is not None:
-            self._replicas.update(())
-            self._reporter.remove(self.tally)
+        self._placed.close(reason)
+        self._pause.close()
+        self._replicas.update(())
+        self._reporter.remove(self.tally)

@@ -18,6 +18,7 @@ from ray.serve.exceptions import (
     RequestCancelledError,
 )
 
+from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc._serve.routers import RouterAccess
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.replicas import Replicas
@@ -35,7 +36,8 @@ __all__ = ["OUTCOMES", "Tally"]
 # In this order: a user's exception is a RayTaskError and may be of any other type beside that.
 _OUTCOME_OF: dict[type, str] = {
     type(None): "ok",
-    RayTaskError: "user_exception",
+    RemoteException: "user_exception",
+    RayTaskError: "user_exception",  # over Serve's own transport
     RequestCancelledError: "cancelled",
     DeadlineExceededError: "deadline_exceeded",
     BackPressureError: "back_pressure",
@@ -44,7 +46,7 @@ _OUTCOME_OF: dict[type, str] = {
     MessageTooLargeError: "message_too_large",
     SerializationError: "serialization",
 }
-OUTCOMES = (*_OUTCOME_OF.values(), "error")
+OUTCOMES = (*dict.fromkeys(_OUTCOME_OF.values()), "error")
 
 
 class Tally:

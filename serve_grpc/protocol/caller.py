@@ -54,7 +54,6 @@ _REPLIES = ReplicaBatch.REPLIES_FIELD_NUMBER
 _REJECTED = ReplicaBatch.REJECTED_FIELD_NUMBER
 _REQUESTS_READ = ReplicaBatch.REQUESTS_READ_FIELD_NUMBER
 _ONGOING = ReplicaBatch.ONGOING_FIELD_NUMBER
-_PONG = ReplicaBatch.PONG_FIELD_NUMBER
 _SLOT_FREE = ReplicaBatch.SLOT_FREE_FIELD_NUMBER
 _DRAIN = ReplicaBatch.DRAIN_FIELD_NUMBER
 _STANDBY = ReplicaBatch.STANDBY_FIELD_NUMBER
@@ -103,7 +102,6 @@ class CallerSession(Generic[CallT]):
         self.calls: dict[int, CallT] = {}
         self.epoch = 0
         self.requests_read = 0
-        self.max_ongoing_requests = 0
         self.peer_max_message_bytes = 0
         hello = self.outbox.batch.hello
         hello.min_version, hello.max_version = handshake.MIN_VERSION, handshake.MAX_VERSION
@@ -200,6 +198,11 @@ class CallerSession(Generic[CallT]):
         self.outbox.batch.cancels.append(call_id)
         self.outbox.added()
 
+    def forget(self, call: CallT) -> None:
+        """Give a call up whose id is not at hand."""
+        for call_id in [i for i, other in self.calls.items() if other is call]:
+            self.cancel(call_id)
+
     def grant(self, call_id: int, items: int, bytes_: int) -> None:
         """Let the replica send more of a stream; ignored once the call is over."""
         if call_id in self.calls:
@@ -214,17 +217,23 @@ class CallerSession(Generic[CallT]):
 
     # ------------------------------------------------------------ receiving
 
-    def receive(self, data: bytes) -> Received[CallT]:
+    def receive(self, data: bytes, received: Received[CallT] | None = None) -> Received[CallT]:
         """Handle one message.
+
+        Args:
+            data: As it came.
+            received: Where to put what it says. If it raises, that is what came before the error,
+                calls that have ended among it.
 
         Raises:
             WireError: The peer broke the protocol; the session is over.
             HandshakeRefused: The peer refused the session or is not who it should be.
         """
+        received = Received() if received is None else received
         batch, fragments = decode_batch(ReplicaBatch, data)
         if self.state in (SessionState.HELLO, SessionState.PROOF):
-            return self._handshake(batch)
-        received: Received[CallT] = Received()
+            self._handshake(batch, received)
+            return received
         for call_id, part in fragments:
             if call_id in self.calls:  # else the late reply of a call that was given up
                 self._assembler.add(call_id, part)
@@ -246,8 +255,6 @@ class CallerSession(Generic[CallT]):
                     raise WireError(f"over {MAX_FRAMES} rejections in one message")
                 calls = (self._end(call_id) for call_id in value)
                 received.rejected = [call for call in calls if call is not None]
-            elif number == _PONG:
-                received.pong = value
             elif number == _SLOT_FREE:
                 received.slot_free = value
             elif number == _DRAIN:
@@ -313,22 +320,20 @@ class CallerSession(Generic[CallT]):
         self._queued.pop(call_id, None)
         return self.calls.pop(call_id, None)
 
-    def _handshake(self, batch: ReplicaBatch) -> Received[CallT]:
+    def _handshake(self, batch: ReplicaBatch, received: Received[CallT]) -> None:
         if batch.HasField("refusal"):
             self.state = SessionState.CLOSED
             raise HandshakeRefused(batch.refusal.reason, batch.refusal.message)
         if self.state is SessionState.HELLO and batch.HasField("challenge"):
             self._answer(batch)
-            return Received()
-        if self.state is SessionState.PROOF and batch.HasField("welcome"):
+        elif self.state is SessionState.PROOF and batch.HasField("welcome"):
             self.state = SessionState.OPEN
-            self.max_ongoing_requests = batch.welcome.max_ongoing_requests
             self.peer_max_message_bytes = batch.welcome.max_message_bytes
-            received: Received[CallT] = Received(opened=True)
+            received.opened = True
             if batch.HasField("ongoing"):
                 received.load = batch.ongoing
-            return received
-        raise WireError(f"unexpected message in state {self.state.value!r}")
+        else:
+            raise WireError(f"unexpected message in state {self.state.value!r}")
 
     def _answer(self, batch: ReplicaBatch) -> None:
         challenge = batch.challenge

@@ -92,6 +92,11 @@ class Outbox(Generic[BatchT]):
         return self.queued_bytes > LARGEST_WAITING * largest
 
     @property
+    def leaving(self) -> BatchT:
+        """The batch of the message that `take` gives next, for what is true when it leaves."""
+        return self._closed[0][0] if self._closed else self.batch
+
+    @property
     def pending_batch(self) -> int:
         """Number of the message that will carry a frame added now, counting from 1."""
         return self.batches_taken + len(self._closed) + 1
@@ -150,14 +155,13 @@ class Outbox(Generic[BatchT]):
             batch, size = self._closed.popleft()
         else:
             batch, size = self.batch, self._open_bytes
-            if size:
-                self.batch = self._kind()
-                self._open_bytes = 0
+            if not size and not fragments:
+                return b""
+            self.batch = self._kind()
+            self._open_bytes = 0
         self.queued_bytes -= size
-        if not size and not fragments:
-            return b""
         self.batches_taken += 1
-        small = batch.SerializeToString() if size else b""
+        small = batch.SerializeToString()
         return b"".join((*fragments, small)) if fragments else small
 
     def _start_waiting(self) -> None:

@@ -49,7 +49,6 @@ class Received(Generic[CallT]):
     load: int | None = None
     """What ran on the replica, and our requests that it had not read by then."""
     standby: int = 0
-    pong: int = 0
     slot_free: bool = False
     opened: bool = False
     draining: bool = False

@@ -111,6 +111,7 @@ class ReplicaSession:
         self._caller_nonce = b""
         self._requests_read = 0
         self._must_drain = False
+        self.refusal: Refusal | None = None
         self._last_lent = 0
         self.epoch = epoch
         self.lent: dict[int, Sequence[Any]] = {}
@@ -160,8 +161,9 @@ class ReplicaSession:
                 self.outbox.batch.pong = value
                 self.outbox.added()
         if arrival.requests and self.state is SessionState.OPEN:
-            # Cumulative, so it rides on whatever leaves next; it never causes a message.
-            self.outbox.batch.requests_read = self._requests_read
+            # Cumulative, so it rides on whatever leaves next, beside the load that counts them; it
+            # never causes a message.
+            self.outbox.leaving.requests_read = self._requests_read
         return arrival
 
     def _define(self, template: Template) -> None:
@@ -277,8 +279,8 @@ class ReplicaSession:
     def refuse(self, reason: Refusal.Reason, message: str) -> Arrival:
         """Refuse the session; the owner writes the outbox and ends the stream."""
         self.state = SessionState.CLOSED
-        self.outbox.batch.refusal.reason = reason
-        self.outbox.batch.refusal.message = message
+        self.refusal = Refusal(reason=reason, message=message)
+        self.outbox.batch.refusal.CopyFrom(self.refusal)
         self.outbox.added()
         return Arrival(refused=True)
 
@@ -353,12 +355,14 @@ class ReplicaSession:
         else:
             add_small()
 
-    def reject(self, call_id: int) -> None:
-        """Turn a request away because the replica is full."""
-        if call_id in self.ongoing_ids:
-            self.ongoing_ids.discard(call_id)
-            self.outbox.batch.rejected.append(call_id)
-            self.outbox.added()
+    def reject(self, call_id: int) -> bool:
+        """Turn a request away because the replica is full; False if the call is over."""
+        if call_id not in self.ongoing_ids:
+            return False
+        self.ongoing_ids.discard(call_id)
+        self.outbox.batch.rejected.append(call_id)
+        self.outbox.added()
+        return True
 
     def slot_free(self) -> None:
         """Tell a caller that was turned away that it may try again."""
@@ -367,9 +371,9 @@ class ReplicaSession:
 
     def stamp(self, ongoing: int, standby: int = 0) -> None:
         """Put the replica's load on the message that leaves next, and who may stand by."""
-        self.outbox.batch.ongoing = ongoing
-        if standby:
-            self.outbox.batch.standby = standby
+        batch = self.outbox.leaving
+        batch.ongoing = ongoing
+        batch.standby = standby
 
     def drain(self) -> None:
         """Take no more requests; those already returned by `receive` go on."""

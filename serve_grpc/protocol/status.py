@@ -10,7 +10,15 @@ from serve_grpc._generated.replica_pb2 import Error
 
 __all__ = ["error_from_message", "message_from_error", "shortened", "valid_text"]
 
-MAX_TEXT_CHARACTERS = 2_000
+_SHORT_BYTES = {
+    "type_name": 200,
+    "message": 1_000,
+    "serializer": 100,
+    "direction": 100,
+    "function_name": 200,
+    "node_ip": 100,
+}
+SHORT_TRACEBACK_BYTES = 2_000
 
 
 def valid_text(text: str) -> str:
@@ -19,13 +27,15 @@ def valid_text(text: str) -> str:
 
 
 def shortened(error: Error) -> Error:
-    """The error as text only, without what may be of any size."""
+    """The error as text only, 4 KiB at most, without what may be of any size."""
     short = Error()
     short.CopyFrom(error)
     short.ClearField("pickled")
-    short.type_name = short.type_name[:MAX_TEXT_CHARACTERS]
-    short.message = short.message[:MAX_TEXT_CHARACTERS]
-    short.traceback = short.traceback[-MAX_TEXT_CHARACTERS:]
+    for name, max_bytes in _SHORT_BYTES.items():
+        text = getattr(short, name)
+        setattr(short, name, text.encode()[:max_bytes].decode(errors="ignore"))
+    end = error.traceback.encode()[-SHORT_TRACEBACK_BYTES:]
+    short.traceback = end.decode(errors="ignore")
     return short
 
 

@@ -3,7 +3,8 @@
 Admission is exact: a request gets a slot of Serve's own `max_ongoing_requests` semaphore, which
 requests by reference share, or stands by where slots are about to be free (`standby`), or is turned
 away at once. A session that was turned away is told, in turn, when a slot is free. Invariant: each
-invocation that runs holds one slot, until `_on_outcome` releases it or the executor passes it on.
+invocation whose code runs holds one slot, until it is released (`_on_outcome`, `on_spare_slots`) or
+the executor passes it on.
 """
 
 from __future__ import annotations
@@ -146,9 +147,9 @@ class ReplicaDispatcher:
         return invocation
 
     def _turn_away(self, stream: SessionStream, call_id: int) -> None:
-        stream.session.reject(call_id)
-        self.rejections += 1
-        self._turned_away[stream] = None
+        if stream.session.reject(call_id):  # else its caller gave it up, and waits for no slot
+            self.rejections += 1
+            self._turned_away[stream] = None
 
     def _has_standby_room(self) -> bool:
         # Twice what callers were told: slots change hands while requests arrive that were sent by
@@ -245,17 +246,26 @@ class ReplicaDispatcher:
         self._to_main.run(self._on_outcome, invocation, outcome)
 
     def on_spare_slots(self, count: int) -> None:
-        """Slots that nobody stands by for; from the user's loop."""
+        """Slots that are free, and nobody stands by for; from the user's loop."""
         for _ in range(count):
             self._to_main.run(self._replica.release)
 
     def _on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
-        self._standby.on_duration(outcome.latency_ms)
-        if not outcome.passes_slot_on:
-            # The slot is free before the reply leaves, so the load on the reply is true.
-            self._replica.release()
+        # Neither of the three is left out because another one failed.
+        try:
+            if not outcome.holds_slot:
+                self._standby.on_duration(outcome.latency_ms)
+                if not outcome.passes_slot_on:
+                    # The slot is free before the reply leaves, so the load on the reply is true.
+                    self._replica.release()
+        finally:
+            try:
+                invocation.sink.finish(invocation, outcome.payload, outcome.error)
+            finally:
+                self._record(invocation, outcome)
+
+    def _record(self, invocation: Invocation, outcome: Outcome) -> None:
         self.outcomes[outcome.status] += 1
-        invocation.sink.finish(invocation, outcome.payload, outcome.error)
         self._replica.record(
             method_name=invocation.method,
             route=invocation.route,

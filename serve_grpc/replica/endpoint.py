@@ -19,6 +19,7 @@ from serve_grpc.allow_list import PROCESS_LIST, AllowList, check_process_list, n
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.replica.reporting import ReplicaReporter
+from serve_grpc.threads import in_thread
 from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.server import ReplicaServer
 
@@ -61,7 +62,7 @@ def _allowed_here(serializers: AllowList) -> AllowList:
 
 
 async def _start(replica: ReplicaAccess, serializers: AllowList) -> Endpoint:
-    known = await asyncio.get_running_loop().run_in_executor(None, cluster_secrets)
+    known = await in_thread(cluster_secrets)
     dispatcher = ReplicaDispatcher(replica, settings, serializers)
     server = ReplicaServer(
         replica_id=replica.replica_id,

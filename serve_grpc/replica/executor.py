@@ -1,30 +1,24 @@
 """Runs the user's code by Ray Serve's rules, on the user's event loop.
 
 `async def` is awaited, `def` goes to Serve's thread pool unless it is switched off, generators of
-both kinds become streams that pause when their consumer's credit is used up. Invariant: each
-invocation given to `submit` or taken from the row of those that stand by ends in exactly one
-`on_outcome`.
+both kinds become streams (`streams.py`). Invariant: each invocation given to `submit` or taken from
+the row of those that stand by ends in exactly one `on_outcome`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
-import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from anyio import to_thread
-
-from serve_grpc._generated.replica_pb2 import Error
-from serve_grpc._serve.exceptions import message_from_exception
 from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
 from serve_grpc._serve.requests import cancel_children, enter_request
 from serve_grpc._serve.tracing import Scope
 from serve_grpc.allow_list import AllowList, check_allowed, takes_pickle
-from serve_grpc.config import LOGGER_NAME
 from serve_grpc.deadlines import set_current_deadline
 from serve_grpc.errors import (
     DeadlineExceededError,
@@ -32,20 +26,19 @@ from serve_grpc.errors import (
     SerializationError,
     ServeGrpcError,
 )
-from serve_grpc.payload import ON_LOOP_BYTES, Payload, with_refs
-from serve_grpc.protocol.status import message_from_error
+from serve_grpc.payload import ON_LOOP_BYTES, Payload
+from serve_grpc.replica.failures import OutputError, given_up, outcome_of_error
 from serve_grpc.replica.gates import LoopGate, ThreadGate
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.replica.standby import SlotRelay, StandBy
+from serve_grpc.replica.streams import stream_in_this_thread, stream_on_loop
+from serve_grpc.replica.thread_call import ThreadCall
 from serve_grpc.serialization import Serializer, get_serializer
+from serve_grpc.threads import in_thread
 
 __all__ = ["Executor", "Outputs"]
 
-logger = logging.getLogger(LOGGER_NAME)
-
 STARTS_PER_TURN = 64
-ITEMS_PER_TURN = 16
-"""Of one stream whose generator never waits; then other streams, and the writer, have a turn."""
 
 
 class Outputs(Protocol):
@@ -58,7 +51,7 @@ class Outputs(Protocol):
         """The end."""
 
     def on_spare_slots(self, count: int) -> None:
-        """So many slots were passed on, and nobody stands by any more."""
+        """So many slots are free that were held or passed on, and nobody stands by."""
 
 
 class Executor:
@@ -125,15 +118,33 @@ class Executor:
             loop.call_soon(self._start_some)
 
     def cancel(self, invocation: Invocation, reason: CancelReason) -> None:
-        """Raise CancelledError in the user's code, and cancel the calls it made."""
+        """Raise CancelledError in the user's code, and cancel the calls it made.
+
+        Code in a thread cannot be interrupted: the caller is told that its call is over, and the
+        slot is held until the thread is out.
+        """
         if invocation.cancel_reason is not None or invocation.is_over:
             return
         invocation.cancel_reason = reason
         # A task that is cancelled before its first step never runs at all; such an invocation
         # looks at the reason when its turn comes, and still ends in an outcome.
-        if invocation.is_running and invocation.task is not None:
+        if not invocation.is_running or invocation.task is None:
+            return
+        thread_call = invocation.thread_call
+        if thread_call is None or thread_call.call_off():
             invocation.task.cancel()
-            cancel_children(invocation.internal_request_id)
+        else:
+            self._leave_behind(invocation, reason)
+        cancel_children(invocation.internal_request_id)
+
+    def _leave_behind(self, invocation: Invocation, reason: CancelReason) -> None:
+        if isinstance(invocation.gate, ThreadGate):
+            invocation.gate.close()
+        if invocation.scope is not None:
+            invocation.scope.fail(asyncio.CancelledError())
+        outcome = given_up(invocation, reason)
+        outcome.holds_slot = True
+        self._tell(invocation, outcome)
 
     def grant(self, invocation: Invocation, items: int, bytes_: int) -> None:
         """Let a stream go on."""
@@ -150,45 +161,67 @@ class Executor:
     # ------------------------------------------------------------ one invocation
 
     async def _run(self, invocation: Invocation) -> None:
-        if invocation.cancel_reason is not None:
-            self._end(invocation, _cancelled(0.0))
-            return
-        invocation.is_running = True
-        expiry: asyncio.TimerHandle | None = None
-        if invocation.deadline_s is not None:
-            expiry = asyncio.get_running_loop().call_later(
-                max(0.0, invocation.deadline_s - time.monotonic()),
-                self.cancel,
-                invocation,
-                CancelReason.DEADLINE,
-            )
+        # Whatever is raised here, the slot is given back and the caller is told, once.
+        invocation.started_s = time.perf_counter()
         scope = invocation.scope
-        started = time.perf_counter()
+        expiry: asyncio.TimerHandle | None = None
         try:
+            if invocation.cancel_reason is not None:
+                raise asyncio.CancelledError
+            invocation.is_running = True
+            if invocation.deadline_s is not None:
+                expiry = asyncio.get_running_loop().call_later(
+                    max(0.0, invocation.deadline_s - time.monotonic()),
+                    self.cancel,
+                    invocation,
+                    CancelReason.DEADLINE,
+                )
             self._enter_context(invocation, scope)
-            payload = await self._execute(invocation)
-            outcome = Outcome(payload, latency_ms=(time.perf_counter() - started) * 1000)
+            outcome = Outcome(await self._execute(invocation))
         except BaseException as error:
             # SystemExit and KeyboardInterrupt of a handler fail its call, not the replica.
-            outcome = self._failed(invocation, error, (time.perf_counter() - started) * 1000)
-            if scope is not None:
-                scope.fail(error)
+            outcome = self._failed(invocation, error, scope)
         if expiry is not None:
             expiry.cancel()
-        self._end(invocation, outcome)
-        if scope is not None:
-            scope.leave()
+        try:
+            self._end(invocation, outcome)
+        finally:
+            if scope is not None:
+                scope.leave()
 
     async def _run_relayed(self, invocation: Invocation) -> None:
         invocation.task = asyncio.current_task()
         await self._run(invocation)
 
+    def _failed(self, invocation: Invocation, error: BaseException, scope: Scope | None) -> Outcome:
+        if invocation.is_over:  # it was left behind; what becomes of it concerns nobody
+            return Outcome()
+        if scope is not None:
+            scope.fail(error)
+        return outcome_of_error(
+            error,
+            invocation,
+            function_prefix=self._function_prefix,
+            may_pickle=self._takes_pickle,
+        )
+
     def _end(self, invocation: Invocation, outcome: Outcome) -> None:
-        invocation.is_over = True
+        """The user's code is out: its slot is for another request."""
         # More run than there are slots when `max_ongoing_requests` was lowered.
-        if self._standby and self._replica.ongoing() <= self._replica.max_ongoing_requests:
-            outcome.passes_slot_on = True
+        passes_slot_on = bool(
+            self._standby and self._replica.ongoing() <= self._replica.max_ongoing_requests
+        )
+        if passes_slot_on:
             self._relay.add()
+        if not invocation.is_over:
+            outcome.passes_slot_on = passes_slot_on
+            self._tell(invocation, outcome)
+        elif not passes_slot_on:
+            self._outputs.on_spare_slots(1)
+
+    def _tell(self, invocation: Invocation, outcome: Outcome) -> None:
+        invocation.is_over = True
+        outcome.latency_ms = (time.perf_counter() - invocation.started_s) * 1000
         self._outputs.on_outcome(invocation, outcome)
 
     def _enter_context(self, invocation: Invocation, scope: Scope | None) -> None:
@@ -232,7 +265,7 @@ class Executor:
         if len(invocation.payload) <= ON_LOOP_BYTES:
             args, kwargs = loads(invocation.payload)
         else:  # copying it would hold up every other handler
-            args, kwargs = await to_thread.run_sync(loads, invocation.payload)
+            args, kwargs = await in_thread(loads, invocation.payload)
         invocation.payload = b""  # the arguments live on as objects
         method = self._replica.method(invocation.method)
         invocation.has_started = True
@@ -241,6 +274,8 @@ class Executor:
             return b""
         if method.is_coroutine:
             result = await method.function(*args, **kwargs)
+        elif method.in_thread:
+            result = await self._in_thread(invocation, method.function, *args, **kwargs)
         else:
             result = await self._replica.call_by_serves_rules(method, args, kwargs)
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
@@ -250,40 +285,21 @@ class Executor:
             )
         return self._dump(serializer, result)
 
+    async def _in_thread(
+        self, invocation: Invocation, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        thread_call = invocation.thread_call = ThreadCall(function, *args, **kwargs)
+        return await thread_call.run()
+
     def _dump(self, serializer: Serializer, value: Any) -> Payload:
-        payload = serializer.dump_response(value)
+        try:
+            payload = serializer.dump_response(value)
+        except ServeGrpcError as error:
+            raise OutputError(error) from error
         if len(payload) > self._max_message_bytes:
-            raise MessageTooLargeError(len(payload), self._max_message_bytes, "response")
+            too_large = MessageTooLargeError(len(payload), self._max_message_bytes, "response")
+            raise OutputError(too_large)
         return payload
-
-    def _failed(self, invocation: Invocation, error: BaseException, latency_ms: float) -> Outcome:
-        if isinstance(error, asyncio.CancelledError) and invocation.cancel_reason is not None:
-            if invocation.cancel_reason is CancelReason.CALLER:
-                return _cancelled(latency_ms)
-            error = DeadlineExceededError("the deadline passed while the call ran")
-        refs: list[Any] = []
-        if isinstance(error, ServeGrpcError) and error.request_id == "":
-            # One of ours about this very call; one that the user's code got from a call of its
-            # own carries that call's request id and is an exception like any other.
-            error.may_have_executed = invocation.has_started
-            message = message_from_error(error)
-        else:
-            function_name = f"{self._function_prefix}.{invocation.method}"
-            message = message_from_exception(
-                error, function_name, may_pickle=self._takes_pickle, refs=refs
-            )
-        is_cancelled = message.code == Error.CANCELLED
-        if not is_cancelled:
-            logger.error("Request failed.", exc_info=(type(error), error, error.__traceback__))
-        return Outcome(
-            payload=with_refs(b"", refs),
-            error=message,
-            exception_type=type(error).__name__,
-            status="CANCELLED" if is_cancelled else "ERROR",
-            latency_ms=latency_ms,
-        )
-
-    # ------------------------------------------------------------ streams
 
     async def _stream(
         self,
@@ -293,68 +309,18 @@ class Executor:
         kwargs: dict[str, Any],
         serializer: Serializer,
     ) -> None:
+        dump = functools.partial(self._dump, serializer)
+        send = functools.partial(self._outputs.on_item, invocation)
         if method.in_thread:
-            await self._stream_in_thread(invocation, method, args, kwargs, serializer)
-            return
-        result = method.function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            result = await result
-        items = _as_async_iterator(result, method)
-        gate = invocation.gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
-        try:
-            sent = 0
-            async for item in items:
-                payload = self._dump(serializer, item)
-                await gate.enter(len(payload))
-                self._outputs.on_item(invocation, payload)
-                sent += 1
-                if sent == 1 or sent % ITEMS_PER_TURN == 0:
-                    await asyncio.sleep(0)  # the first item leaves before the others are made
-        except asyncio.CancelledError:
-            await _throw_cancelled(result)
-            raise
-        finally:
-            if inspect.isasyncgen(result):
-                await result.aclose()
-
-    async def _stream_in_thread(
-        self,
-        invocation: Invocation,
-        method: UserMethod,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        serializer: Serializer,
-    ) -> None:
-        # The whole generator runs in one thread, as Serve does it; the thread sleeps while there
-        # is no credit, and stops at its next item once the call is cancelled.
-        gate = invocation.gate = ThreadGate(*invocation.credit, is_held=invocation.is_held)
-
-        def produce() -> None:
-            result = method.function(*args, **kwargs)
-            if not inspect.isgenerator(result):
-                raise _not_a_generator(method)
-            try:
-                for item in result:
-                    payload = self._dump(serializer, item)
-                    if not gate.enter(len(payload)):
-                        return
-                    self._outputs.on_item(invocation, payload)
-            finally:
-                result.close()
-
-        try:
-            await to_thread.run_sync(produce)
-        finally:
-            gate.close()
-
-
-def _cancelled(latency_ms: float) -> Outcome:
-    return Outcome(
-        error=Error(code=Error.CANCELLED, message="cancelled by the caller"),
-        exception_type="CancelledError",
-        status="CANCELLED",
-        latency_ms=latency_ms,
-    )
+            gate = ThreadGate(*invocation.credit, is_held=invocation.is_held)
+            invocation.gate = gate
+            await self._in_thread(
+                invocation, stream_in_this_thread, method, args, kwargs, gate, dump, send
+            )
+        else:
+            loop_gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
+            invocation.gate = loop_gate
+            await stream_on_loop(method, args, kwargs, loop_gate, dump, send)
 
 
 def _serializer(name: str, direction: str) -> Serializer:
@@ -362,35 +328,3 @@ def _serializer(name: str, direction: str) -> Serializer:
         return get_serializer(name)
     except ValueError as error:
         raise SerializationError(str(error), serializer=name, direction=direction) from None
-
-
-def _not_a_generator(method: UserMethod) -> TypeError:
-    return TypeError(
-        f"Called method '{method.name}' with `handle.options(stream=True)` but it did not return "
-        "a generator."
-    )
-
-
-def _as_async_iterator(result: Any, method: UserMethod) -> AsyncIterator[Any]:
-    if inspect.isasyncgen(result):
-        return result
-    if inspect.isgenerator(result):
-        return _step(result)
-    raise _not_a_generator(method)
-
-
-async def _step(generator: Iterator[Any]) -> AsyncIterator[Any]:
-    for item in generator:
-        yield item
-
-
-async def _throw_cancelled(result: Any) -> None:
-    """Raise CancelledError where an async generator paused while its item waited for credit.
-
-    A generator that was cancelled inside its own code is already over.
-    """
-    if inspect.isasyncgen(result):
-        try:
-            await result.athrow(asyncio.CancelledError())
-        except (asyncio.CancelledError, StopAsyncIteration):
-            return

@@ -11,6 +11,7 @@ from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.tracing import Scope
 from serve_grpc.payload import Payload
 from serve_grpc.replica.gates import LoopGate, ThreadGate
+from serve_grpc.replica.thread_call import ThreadCall
 
 __all__ = ["CancelReason", "Invocation", "Outcome", "ReplySink"]
 
@@ -45,6 +46,8 @@ class Invocation:
         has_started: Whether the user's code was called.
         is_running: Whether the task has begun, so that cancelling it reaches its code.
         is_over: Whether its outcome was given.
+        thread_call: Its code, if that runs in a thread.
+        started_s: When it began, by `time.perf_counter`.
     """
 
     sink: ReplySink
@@ -70,6 +73,8 @@ class Invocation:
     is_running: bool = False
     is_over: bool = False
     cancel_reason: CancelReason | None = None
+    thread_call: ThreadCall | None = None
+    started_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -82,8 +87,9 @@ class Outcome:
         error: What the caller is told, None for success.
         exception_type: Name for Serve's error metric, None for success.
         status: For the access log: "OK", "ERROR" or "CANCELLED".
-        latency_ms: From the start of the user's code to its end.
+        latency_ms: From the start of the request to its outcome.
         passes_slot_on: Whether its slot goes to another request, and is not to be released.
+        holds_slot: Whether its code still runs, in a thread, and its slot is not free yet.
     """
 
     payload: Payload = b""
@@ -92,3 +98,4 @@ class Outcome:
     status: str = "OK"
     latency_ms: float = 0.0
     passes_slot_on: bool = False
+    holds_slot: bool = False

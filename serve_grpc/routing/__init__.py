@@ -1,9 +1,10 @@
 """Which replica gets a call, decided without I/O and without waiting.
 
-    peer.py     what a caller knows of one replica
-    picker.py   power of two choices over the peers of a deployment
-    row.py      calls that wait, first come, first served
-    retry.py    backoff of a full house, budget of repeated calls
+    peer.py      what a caller knows of one replica
+    picker.py    power of two choices over the peers of a deployment
+    outliers.py  replicas that fail what others do well
+    row.py       calls that wait, first come, first served
+    retry.py     backoff of a full house, budget of repeated calls
 
 Time and randomness are passed in.
 """

@@ -11,14 +11,6 @@ from dataclasses import dataclass
 
 __all__ = ["Peer", "PeerState", "ReplicaFacts"]
 
-# As the outlier detection of other load balancers: a replica that fails at once looks idle.
-FAILURE_WEIGHT = 0.1
-"""Of one outcome in `Peer.failing`, so that about the last twenty count."""
-POOR = 0.7
-"""With a larger share of failed calls a replica may be penalised."""
-FAIR = 0.35
-"""But only beside one with a smaller share than this: an error that all give is not theirs."""
-
 
 class PeerState(enum.Enum):
     """Whether calls may be sent."""
@@ -71,8 +63,7 @@ class Peer:
         reported: Requests that ran on the replica when it last said so, and those sent since.
         standby: How many more than it runs may be sent, for their slots will be free in a moment.
         blocked: It turned a call of ours away and has not called back since.
-        failing: Share of its recent calls that failed, between 0 and 1.
-        penalised: Most of its calls fail where those of others do not: it gets none, except
+        penalised: Nearly all of its calls fail where those of others do not: it gets none, except
             one at a time while `may_probe`.
         may_probe: Whether it is time to see if it has recovered.
     """
@@ -80,7 +71,6 @@ class Peer:
     __slots__ = (
         "blocked",
         "facts",
-        "failing",
         "in_flight",
         "may_probe",
         "penalised",
@@ -96,7 +86,6 @@ class Peer:
         self.reported = 0
         self.standby = 0
         self.blocked = False
-        self.failing = 0.0
         self.penalised = False
         self.may_probe = False
 
@@ -145,28 +134,6 @@ class Peer:
         """Take the replica's own numbers, with our requests that it had not read by then."""
         self.reported = load
         self.standby = standby
-
-    @property
-    def is_fair(self) -> bool:
-        """Whether it can be sent calls of which most succeed."""
-        return self.state is PeerState.READY and self.failing < FAIR
-
-    @property
-    def is_poor(self) -> bool:
-        """Whether most of its calls failed."""
-        return self.failing > POOR
-
-    def on_success(self) -> None:
-        """The user's code came to its end. Needed only while `failing` is not 0."""
-        self.failing *= 1 - FAILURE_WEIGHT
-        if self.failing < FAILURE_WEIGHT / 10:
-            self.failing = 0.0
-        if not self.is_poor:
-            self.pardon()
-
-    def on_failure(self) -> None:
-        """The user's code raised."""
-        self.failing += FAILURE_WEIGHT * (1 - self.failing)
 
     def penalise(self) -> None:
         """Send it nothing until `may_probe` is set."""

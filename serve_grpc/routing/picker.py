@@ -13,15 +13,14 @@ from collections.abc import Iterable, Sequence
 
 from serve_grpc.routing.peer import Peer, PeerState
 
-__all__ = ["Picker"]
+__all__ = ["OPENING", "Picker"]
 
 
 PAIRS = 4
 """Pairs that are tried before everyone is looked at; with half of the replicas full, one pick in
 256 comes to that."""
-SAMPLE = 8
-"""Peers that are looked at to tell whether there is a better one than one that fails."""
 OPENING = (PeerState.IDLE, PeerState.CONNECTING)
+"""States of a peer whose first session is to come."""
 
 
 class Picker:
@@ -82,12 +81,6 @@ class Picker:
             return peers[0] if peers[0].has_standby_room else None
         waiting = (peer for peer in peers if peer.has_standby_room)
         return min(waiting, key=lambda p: p.load - p.facts.max_ongoing_requests, default=None)
-
-    def has_fair(self) -> bool:
-        """Whether there are replicas whose calls mostly succeed; of many, a few are asked."""
-        peers = self.peers
-        some = peers if len(peers) <= SAMPLE else self._rng.sample(peers, SAMPLE)
-        return any(peer.is_fair for peer in some)
 
     def _model_tiers(self, model_id: str) -> tuple[Sequence[Peer], ...]:
         return self._by_model.get(model_id, ()), self._fewest_models, *self._tiers

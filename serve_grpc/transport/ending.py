@@ -11,9 +11,11 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-import grpc
+from grpc import StatusCode
 
-__all__ = ["Ending"]
+from serve_grpc.transport.status import abort
+
+__all__ = ["ABORT_S", "Ending"]
 
 ABORT_S = 2.0
 
@@ -50,5 +52,5 @@ class Ending:
         if self._reason and isinstance(error, asyncio.CancelledError):
             # A peer that does not read holds the status back, behind the message being written.
             await asyncio.wait_for(
-                self._context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, self._reason), ABORT_S
+                abort(self._context, StatusCode.RESOURCE_EXHAUSTED, self._reason), ABORT_S
             )

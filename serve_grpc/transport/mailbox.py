@@ -1,7 +1,9 @@
 """Functions to another event loop, in order, with one wake-up for a whole burst.
 
 Waking a loop from another thread costs a system call and often a switch of the interpreter lock;
-paying it once for all frames of a message keeps a hop between threads affordable.
+paying it once for all frames of a message keeps a hop between threads affordable. Invariant: none
+of them runs inside another one. Python may run a finalizer wherever something is allocated, and a
+finalizer may end a call, or make one; it would change state that is being changed.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any
+from typing import Any, TypeVar
+
+from serve_grpc.foreign import is_interrupt
 
 __all__ = ["Mailbox", "mailbox_of"]
+
+T = TypeVar("T")
 
 
 class Mailbox:
@@ -27,6 +33,7 @@ class Mailbox:
         self._thread_id = 0
         self._items: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_scheduled = False
+        self._is_busy = False
 
     def __repr__(self) -> str:
         return f"<Mailbox of {self._loop_ref()!r}, {len(self._items)} waiting>"
@@ -63,40 +70,63 @@ class Mailbox:
         # The drain clears the flag before it looks for items, so whoever sees it set knows that
         # a drain is still to come.
         if not self._is_scheduled:
-            self._is_scheduled = True
             try:
-                # The items are of many requests. In the context of whoever happens to come first,
-                # tasks that they start would see its variables: its trace, and the user's own.
-                self.loop.call_soon_threadsafe(self._drain, context=contextvars.Context())
+                self._schedule()
             except RuntimeError:
                 self._is_scheduled = False
                 self._items.clear()
                 raise
 
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        # The items are of many requests. In the context of whoever happens to come first, tasks
+        # that they start would see its variables: its trace, and the user's own.
+        self.loop.call_soon_threadsafe(self._drain, context=contextvars.Context())
+
     def run(self, function: Callable[..., object], *args: Any) -> None:
-        """Run `function(*args)` now if this is the loop's own thread, else `post` it."""
+        """Run `function(*args)` now if this is the loop's own thread, else `post` it.
+
+        It is posted as well while others wait, or while one runs.
+        """
         loop = self._loop_ref()
         if (
             get_ident() == self._thread_id
             and not self._items
+            and not self._is_busy
             and loop is not None
             and loop.is_running()
         ):
-            function(*args)
+            self.enter(function, *args)
         else:
             self.post(function, *args)
+
+    def enter(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(*args)` now, as one that was posted; only on the loop."""
+        was_busy, self._is_busy = self._is_busy, True
+        try:
+            return function(*args)
+        finally:
+            self._is_busy = was_busy
 
     def _drain(self) -> None:
         self._thread_id = get_ident()
         self._is_scheduled = False
-        for _ in range(len(self._items)):
-            function, args = self._items.popleft()
-            try:
-                function(*args)
-            except (Exception, asyncio.CancelledError) as error:
-                self.loop.call_exception_handler(
-                    {"message": f"error in {function!r} posted to a loop", "exception": error}
-                )
+        self._is_busy = True
+        try:
+            for _ in range(len(self._items)):
+                function, args = self._items.popleft()
+                try:
+                    function(*args)
+                except BaseException as error:
+                    if is_interrupt(error):
+                        raise
+                    self.loop.call_exception_handler(
+                        {"message": f"error in {function!r} posted to a loop", "exception": error}
+                    )
+        finally:
+            self._is_busy = False
+            if self._items and not self._is_scheduled:
+                self._schedule()  # an interrupt does not cost the others their turn
 
 
 _mailboxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Mailbox] = (

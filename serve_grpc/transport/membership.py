@@ -15,6 +15,7 @@ import grpc
 
 from serve_grpc.protocol.handshake import CallVerifier
 from serve_grpc.transport.secrets import ClusterSecrets
+from serve_grpc.transport.status import abort
 
 __all__ = ["UNAUTHENTICATED", "Membership", "SignedMetadata"]
 
@@ -91,4 +92,4 @@ class SignedMetadata(grpc.aio.ServerInterceptor):
 
 
 async def _refuse(_: object, context: Any) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
+    await abort(context, grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)

@@ -10,8 +10,9 @@ import grpc
 
 from serve_grpc._generated.replica_pb2 import CallRequest, Error
 from serve_grpc.protocol.status import shortened
+from serve_grpc.transport.status import abort
 
-__all__ = ["PlainCall", "abort"]
+__all__ = ["PlainCall", "abort_call"]
 
 ERROR_KEY = "serve-grpc-error-bin"
 
@@ -64,10 +65,8 @@ class PlainCall:
         return await self._outputs.get()
 
 
-async def abort(context: Any, error: Error) -> NoReturn:
+async def abort_call(context: Any, error: Error) -> NoReturn:
     """End a call with the gRPC status of `error`, and `error` itself in the trailer."""
     details = f"{error.type_name}: {error.message}" if error.type_name else error.message
-    # gRPC takes 8 KiB of metadata.
     trailer = ((ERROR_KEY, shortened(error).SerializeToString()),)
-    await context.abort(_STATUS[error.code], details[:1024], trailing_metadata=trailer)
-    raise AssertionError("abort raises")
+    await abort(context, _STATUS[error.code], details, trailer)

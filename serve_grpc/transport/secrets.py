@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.protocol.keyring import Keyring
+from serve_grpc.threads import in_thread
 
 __all__ = ["ClusterSecrets"]
 
@@ -101,7 +102,7 @@ class ClusterSecrets:
         self._read_s = time.monotonic()  # what is read is at least as new as this
         waiting = self._waiting = self._loop.create_future()
         self._patience = self._loop.call_later(MAX_WAIT_S, self._wait_no_longer)
-        reading = self._loop.run_in_executor(None, lambda: tuple(self._read()))
+        reading = in_thread(lambda: tuple(self._read()))
         reading.add_done_callback(self._on_read)
         return waiting
 

@@ -25,11 +25,12 @@ from serve_grpc.protocol.replica import Arrival, ReplicaSession
 from serve_grpc.protocol.wire import MAX_BATCH_BYTES, WireError
 from serve_grpc.transport.credentials import bind, largest_message, server_options
 from serve_grpc.transport.doorstep import Doorstep
-from serve_grpc.transport.ending import Ending
+from serve_grpc.transport.ending import ABORT_S, Ending
 from serve_grpc.transport.membership import UNAUTHENTICATED, Membership, SignedMetadata
-from serve_grpc.transport.plain_call import PlainCall, abort
+from serve_grpc.transport.plain_call import PlainCall, abort_call
 from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.silence import Listener
+from serve_grpc.transport.status import abort
 from serve_grpc.transport.stream import Writer
 from serve_grpc.transport.traffic import Traffic
 
@@ -47,6 +48,14 @@ MAX_OTHER_CALLS = 2048
 MAX_QUEUED_REPLY_BYTES = 16 * 1024 * 1024
 """A session whose caller does not read its replies gets no further request read, and its streams
 are held; replies that are themselves of this order are allowed a few (`Outbox.is_clogged`)."""
+
+_REFUSED = {
+    Refusal.WRONG_REPLICA: grpc.StatusCode.FAILED_PRECONDITION,
+    Refusal.VERSION: grpc.StatusCode.UNIMPLEMENTED,
+    Refusal.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Refusal.DRAINING: grpc.StatusCode.UNAVAILABLE,
+    Refusal.PROTOCOL: grpc.StatusCode.INVALID_ARGUMENT,
+}
 
 
 class Dispatcher(Protocol):
@@ -114,11 +123,14 @@ class SessionStream:
         """Read until the caller leaves or breaks the protocol."""
         async with Ending(self._context) as ending:
             await self._run(ending)
+        if self.session.refusal is not None:
+            await self.end_refused()
 
     async def _run(self, ending: Ending) -> None:
         loop = asyncio.get_running_loop()
         task = ending.task
         visit = await self._doorstep.enter(ending)
+        is_stranger = True
         listener = Listener(ending, self._max_silence_s)
         writing = loop.create_task(self._writer.run())
         # A stream without a writer has no use; the handler ends with it.
@@ -146,7 +158,8 @@ class SessionStream:
                     finally:
                         late.cancel()
                     return
-                if self.session.state is SessionState.OPEN:
+                if is_stranger and self.session.state is SessionState.OPEN:
+                    is_stranger = False
                     visit.leave()
                 self.traffic.frames_received += len(arrival.requests)
                 self._dispatcher.on_arrival(self, arrival)
@@ -155,10 +168,19 @@ class SessionStream:
                 if self.session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES):
                     await self.wait_room()
         finally:
-            visit.leave()
+            if is_stranger:
+                visit.leave()
             listener.close()
             self._dispatcher.on_session_closed(self, self.session.close())
             await _stop(writing)
+
+    async def end_refused(self) -> None:
+        """End the call of a session whose refusal is written."""
+        # Who does not look into messages, such as a proxy or its metrics, sees a failure too.
+        refusal = self.session.refusal
+        assert refusal is not None
+        ending = abort(self._context, _REFUSED[refusal.reason], refusal.message)
+        await asyncio.wait_for(ending, ABORT_S)  # as in `Ending`, for a peer that does not read
 
     async def wait_room(self) -> None:
         """Return once the caller has read enough of its replies."""
@@ -287,7 +309,7 @@ class ReplicaServer:
     async def _session(self, _: object, context: Any) -> None:
         if len(self._streams) - self._doorstep.strangers >= self._settings.max_connections:
             text = f"SERVE_GRPC_MAX_CONNECTIONS={self._settings.max_connections} sessions are open"
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
+            await abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, text)
         await self._secrets.fresh()
         self._epochs += 1
         session = ReplicaSession(
@@ -310,7 +332,7 @@ class ReplicaServer:
         if self._is_draining:
             session.refuse(Refusal.DRAINING, "the replica is shutting down")
             await context.write(session.outbox.take())
-            return
+            await stream.end_refused()
         self._streams.add(stream)
         try:
             await stream.run()
@@ -324,7 +346,7 @@ class ReplicaServer:
             if isinstance(output, bytes):
                 return _reply(output)
             assert output is not None, "a unary call ends with a result or an error"
-            await abort(context, output)
+            await abort_call(context, output)
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
@@ -336,7 +358,7 @@ class ReplicaServer:
                 if call.on_taken is not None:
                     call.on_taken(len(output))
             if output is not None:
-                await abort(context, output)
+                await abort_call(context, output)
         finally:
             self._dispatcher.on_plain_call_closed(call)
 
@@ -348,15 +370,15 @@ class ReplicaServer:
             finally:
                 visit.leave()
         if data is grpc.aio.EOF:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call has one request")
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, "a call has one request")
         method = f"/{SERVICE}/{'CallStream' if is_stream else 'Call'}"
         metadata = context.invocation_metadata()
         if not await self._membership.is_proven(metadata, method, data):
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
+            await abort(context, grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
         try:
             request = CallRequest.FromString(data)
         except DecodeError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"not a CallRequest: {error}")
+            await abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"not a CallRequest: {error}")
         remaining = context.time_remaining()
         trace = {k: v for k, v in metadata or () if k in TRACE_KEYS and isinstance(v, str)}
         call = PlainCall(request, is_stream=is_stream, timeout_s=remaining, trace=trace)

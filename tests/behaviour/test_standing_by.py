@@ -210,6 +210,26 @@ def test_a_call_that_is_given_up_while_it_stands_by_never_runs() -> None:
     run(test)
 
 
+def test_a_call_that_was_given_up_while_it_stood_by_takes_nobodys_turn() -> None:
+    async def test(one: Replica) -> None:
+        await one.warm()
+        other = Replica(one.users, one.dispatcher, one.port)
+        await other.open()
+        held = one.send("a", "b", "c", method="hold")
+        (given_up,) = one.send("given up")
+        one.connection.cancel(given_up.place.call_id)
+        await eventually_async(lambda: len(one.users.started) == SLOTS)
+        await eventually_async(lambda: not one.dispatcher._standby)
+        (waiting,) = other.send("waiting")
+        assert await outcome(waiting) == "rejected"
+        assert (one.dispatcher.rejections, other.connection.peer.blocked) == (1, True)
+        one.connection.cancel(held[0].place.call_id)
+        await eventually_async(lambda: not other.connection.peer.blocked)
+        await other.connection.aclose()
+
+    run(test)
+
+
 @pytest.mark.parametrize("is_warm", [False, True], ids=["new", "quick"])
 def test_calls_of_a_caller_that_leaves_never_run(is_warm: bool) -> None:
     async def test(one: Replica) -> None:

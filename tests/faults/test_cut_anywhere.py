@@ -68,7 +68,8 @@ async def exchange(proxy: TcpProxy, dispatcher: _Noting, number: int) -> list[st
                 ends.append("ok")
         for call, may_have_started in owner.lost:
             ends.append("unknown" if may_have_started else "not started")
-            assert may_have_started or call.fields.payload not in dispatcher.arrived
+            payload = payloads[calls.index(call)]
+            assert may_have_started or payload not in dispatcher.arrived
         assert len(ends) == len(SIZES)
     finally:
         await connection.aclose()

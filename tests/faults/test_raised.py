@@ -28,6 +28,7 @@ from tests.faults.replicas import pids_of
 from tests.ray.apps.plain import Plain
 from tests.ray.apps.routed import ByFirstArgument
 from tests.ray.apps.troubled import TROUBLED
+from tests.ray.scripts import run_script
 from tests.ray.waiting import eventually
 
 KINDS = ["SystemExit", "KeyboardInterrupt", "CancelledError"]
@@ -225,3 +226,7 @@ def test_calls_that_wait_for_a_deployment_that_is_deleted_are_told(
     assert {type(error) for error in waited} == {DeploymentUnavailableError}
     assert len(waited) == 4
     assert [o.kind for o in outcomes].count("unknown") == 1
+
+
+def test_calls_that_wait_when_serve_is_shut_down_are_told():
+    run_script("serve_gone", env={})

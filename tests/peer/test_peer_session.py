@@ -13,6 +13,7 @@ from serve_grpc._generated.replica_pb2 import (
     Error,
     Fragment,
     Refusal,
+    ReplicaBatch,
     Reply,
     Request,
     Template,
@@ -94,9 +95,10 @@ def test_newer_hello_with_unknown_features_is_welcome(session):
 def test_bytes_that_are_no_message_end_the_session(target):
     with grpc.insecure_channel(target.address) as channel:
         call = channel.stream_stream("/serve_grpc.v1.Replica/Session")(iter([b"\xff" * 50]))
-        answers = list(call)
-    assert len(answers) == 1  # a refusal
-    assert call.code() == grpc.StatusCode.OK
+        assert ReplicaBatch.FromString(next(call)).refusal.reason == Refusal.PROTOCOL
+        with pytest.raises(grpc.RpcError):
+            next(call)
+    assert call.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 # ------------------------------------------------------------ calls

@@ -311,7 +311,7 @@ class Access:
     def ask_for_first_replica(self) -> None:
         """No autoscaler here."""
 
-    def refusal(self, *, is_full: bool) -> None:
+    def refusal(self, *, is_full: bool, room_to_come: Callable[[], int]) -> None:
         """No limit of waiting calls here."""
 
     def on_queued(self) -> None:

@@ -33,6 +33,7 @@ from serve_grpc.serialization import get_serializer
 from serve_grpc.transport import client
 from tests.property.simulated_fleet import Access, Fleet, SimulatedReplica
 from tests.property.virtual_time import run
+from tests.ray.waiting import eventually_async
 from tests.unit.sessions import SECRET
 
 PICKLE = get_serializer("pickle")
@@ -298,6 +299,34 @@ def test_calls_end_in_all_ways() -> None:
         "DeadlineExceededError",
         "RequestCancelledError",
     }
+
+
+def test_calls_that_wait_are_told_when_serve_goes_and_no_news_come() -> None:
+    """One slot, five calls; the replica dies, and nobody says so."""
+
+    async def main(rng: random.Random) -> None:
+        world = World(Weather(replicas=1, max_ongoing=1, timed=0), rng)
+        world.join()
+        access: Any = Access()
+        router = Router(access, Settings())
+        world.callers.append((router, access))
+        world.tell()
+        calls = [world.new_call(router, f"{i}") for i in range(5)]
+        (replica,) = world.listed
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(client, "open_channel", world.fleet.open_channel)
+            for call in calls:
+                router.mailbox.run(router.submit, call)
+            await eventually_async(lambda: replica.running)
+            access.is_serve_gone = True
+            world.fleet.replicas.clear()
+            replica.die()
+            for call in calls:
+                await call.wait_done()
+        assert all(isinstance(call.error, ServeGrpcError) for call in calls)
+        assert (router.tally.waiting, access.queued) == (0, 0)
+
+    run(main, 1)
 
 
 @pytest.mark.long

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import RayServeException, RequestCancelledError
 
 import serve_grpc
 from serve_grpc.errors import (
@@ -234,6 +234,20 @@ def test_calls_after_shutdown_of_the_handle_fail(bench):
     with pytest.raises(ServeGrpcError, match="shut down"):
         list(handle.options(method_name="items", stream=True).remote(2))
     assert bench.remote(3).result(timeout_s=20) == 3
+
+
+@pytest.mark.parametrize("give_up", ["cancel", "deadline"])
+def test_a_call_after_shutdown_whose_argument_is_not_there_fails(bench, key, give_up):
+    argument = bench.hold.remote(key)
+    handle = serve_grpc.get_app_handle("bench").options(_by_reference=False, timeout_s=5)
+    assert handle.remote(1).result(timeout_s=20) == 1
+    handle.shutdown()
+    response = handle.remote(argument)
+    if give_up == "cancel":
+        response.cancel()
+    with pytest.raises((ServeGrpcError, RequestCancelledError), match=r"shut down|cancelled"):
+        response.result(timeout_s=20)
+    argument.cancel()
 
 
 def test_async_shutdown_of_a_handle(bench):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 
@@ -133,6 +134,27 @@ def test_cancel_reaches_a_nested_stream(bench, inner, key):
 
 
 # ------------------------------------------------------------ streams nobody reads to the end
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+def test_closed_generator_stops_its_producer_though_it_is_still_referred_to(
+    bench, key, by_reference
+):
+    handle = bench.options(method_name="hold_stream", stream=True, _by_reference=by_reference)
+    kept = []
+
+    async def main():
+        stream = handle.remote(key, 1)
+        kept.append(stream)
+        async with contextlib.aclosing(stream):
+            async for item in stream:
+                assert item == 0
+                break
+            await asyncio.to_thread(eventually, lambda: note(bench, key) == "running")
+        await asyncio.to_thread(eventually, lambda: note(bench, key) == "cancelled")
+
+    asyncio.run(main())
+    assert is_idle(bench)
 
 
 @pytest.mark.parametrize("method", ["endless", "endless_in_thread"])

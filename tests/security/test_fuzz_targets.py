@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve_grpc._generated.replica_pb2 import ReplicaBatch
 from serve_grpc.protocol.handshake import SessionState
 from tests.security.attacked import attacked
 from tests.security.fuzzed import (
@@ -93,7 +94,9 @@ def flood(count: int, seed: int) -> Counter[str]:
             if number % 1000 == 0:
                 bystander.ping(number % 100 + 1)
                 its_replica.receive(bystander.outbox.take())
-                assert bystander.receive(its_replica.outbox.take()).pong == number % 100 + 1
+                message = its_replica.outbox.take()
+                bystander.receive(message)
+                assert ReplicaBatch.FromString(message).pong == number % 100 + 1
     return outcomes
 
 

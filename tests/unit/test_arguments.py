@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Generator
 
 import pytest
+from ray.serve import handle as serve_handle
 
 from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
+from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Segments
 from serve_grpc.protocol.caller import Envelope
 from serve_grpc.response import ByValueResponse
@@ -65,10 +68,14 @@ def test_the_caller_needs_nothing_of_what_it_passes_on(transport: TransportLoop)
     assert CLOUDPICKLE.dump_request((value,), {})
 
 
-def test_a_result_that_was_loaded_is_sent_as_it_is_now(transport: TransportLoop) -> None:
+def test_a_result_that_was_changed_by_its_consumer_is_sent_as_it_came(
+    transport: TransportLoop,
+) -> None:
     response = response_of(transport, pickle.dumps([1]))
-    result = response.result()
-    assert asyncio.run(resolved(response, CLOUDPICKLE)) is result
+    response.result().append(2)
+    value = asyncio.run(resolved(response, CLOUDPICKLE))
+    args, _ = CLOUDPICKLE.load_request(CLOUDPICKLE.dump_request((value,), {}))
+    assert args == ([1],)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +102,24 @@ def test_ordinary_arguments_need_no_resolving(transport: TransportLoop) -> None:
     response = response_of(transport, pickle.dumps(1))
     assert needs_resolving((response,), {})
     assert needs_resolving((), {"x": response})
+
+
+class Exits(serve_handle.DeploymentResponse[object]):
+    """A response of Serve's own whose value is a program."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __await__(self) -> Generator[None, None, object]:
+        yield
+        raise self._error
+
+
+def test_an_argument_that_ends_whoever_loads_it_fails_its_call_alone() -> None:
+    async def main() -> None:
+        with pytest.raises(ServeGrpcError, match="SystemExit: usage"):
+            await resolved(Exits(SystemExit("usage")), CLOUDPICKLE)
+        with pytest.raises(asyncio.CancelledError):
+            await resolved(Exits(asyncio.CancelledError()), CLOUDPICKLE)
+
+    asyncio.run(main())

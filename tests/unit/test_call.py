@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from ray.exceptions import RayTaskError
 from ray.serve import context as serve_context
 
+from serve_grpc._serve.exceptions import RemoteException, message_from_exception
 from serve_grpc._serve.requests import cancel_children
 from serve_grpc.errors import (
     DeadlineExceededError,
@@ -15,36 +20,148 @@ from serve_grpc.errors import (
     SerializationError,
     ServeGrpcError,
 )
-from serve_grpc.serialization import get_serializer
+from serve_grpc.serialization import Serializer, get_serializer
 from tests.unit.transport_loop import Cancelled, TransportLoop
 
 
-def test_a_result_is_deserialized_once_and_given_as_often_as_asked(
-    transport: TransportLoop,
-) -> None:
-    loads: list[bytes] = []
-
-    def load(payload: bytes) -> object:
-        loads.append(payload)
-        return pickle.loads(payload)
-
-    call = transport.new_call(response_loads=load)
+def test_each_consumer_gets_a_result_of_its_own(transport: TransportLoop) -> None:
+    call = transport.new_call()
     assert not call.done
     transport.run(call.succeed, pickle.dumps([1]))
-    first = call.result()
-    assert first == [1]
-    assert call.result() is first
-    assert len(loads) == 1
+    call.result().append(2)
+    with ThreadPoolExecutor(4) as pool:
+        results = [future.result() for future in [pool.submit(call.result) for _ in range(8)]]
+    assert results == [[1]] * 8
+    assert len({id(result) for result in results}) == 8
 
 
-def test_an_error_is_raised_as_often_as_asked(transport: TransportLoop) -> None:
+def test_each_consumer_gets_an_error_of_its_own(transport: TransportLoop) -> None:
     call = transport.new_call()
-    error = ValueError("mine")
-    transport.run(call.fail, error)
-    for _ in range(2):
+    transport.run(call.fail, raised_from(ValueError("mine"), KeyError("reason")))
+    seen = []
+    for _ in range(3):
         with pytest.raises(ValueError, match="mine") as raised:
             call.result()
+        seen.append(raised.value)
+        assert isinstance(raised.value.__cause__, KeyError)
+    assert len({id(error) for error in seen}) == 3
+    assert len({len(traceback.extract_tb(error.__traceback__)) for error in seen}) == 1
+
+
+def raised_from(error: Exception, cause: Exception) -> Exception:
+    try:
+        raise error from cause
+    except Exception as caught:
+        return caught
+
+
+class CannotBeCopied(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__("code")
+        self.code = code
+
+
+def test_an_error_that_cannot_be_copied_is_raised_itself(transport: TransportLoop) -> None:
+    call = transport.new_call()
+    error = CannotBeCopied(code=7)
+    transport.run(call.fail, error)
+    for _ in range(2):
+        with pytest.raises(CannotBeCopied) as raised:
+            call.result()
         assert raised.value is error
+
+
+class Loaded(Exception):
+    """Notes the thread that loads it."""
+
+    threads: tuple[int, ...] = ()
+
+    def __setstate__(self, _: object) -> None:
+        Loaded.threads += (threading.get_ident(),)
+
+
+def a_remote_exception() -> RemoteException:
+    error = Loaded("mine")
+    error.state = "for __setstate__"  # type: ignore[attr-defined]
+    message = message_from_exception(error, "method", may_pickle=True, refs=[])
+    Loaded.threads = ()
+    return RemoteException(message, request_id="request", may_unpickle=True)
+
+
+def test_the_users_exception_is_loaded_by_whoever_consumes_the_call(
+    transport: TransportLoop,
+) -> None:
+    call, stream = transport.new_call(), transport.new_stream()
+    remote = a_remote_exception()
+    for one in (call, stream):
+        transport.run(one.fail, remote)
+    assert Loaded.threads == ()
+    with pytest.raises(Loaded):
+        call.result()
+    assert set(Loaded.threads) == {threading.get_ident()}
+    Loaded.threads = ()
+
+    async def awaited() -> None:
+        for waits in (call, stream.fetch_item(), call):
+            with pytest.raises(Loaded):
+                await waits
+
+    asyncio.run(awaited())
+    assert len(Loaded.threads) >= 3
+    assert threading.get_ident() not in Loaded.threads
+    assert transport.ident not in Loaded.threads
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_result_that_ends_whoever_loads_it_fails_its_call_alone(
+    transport: TransportLoop, kind: type[BaseException]
+) -> None:
+    def load(_: bytes) -> object:
+        raise kind("of a module that is a program")
+
+    loads = Serializer("odd", pickle.dumps, load).load_response
+    call, stream = transport.new_call(response_loads=loads), transport.new_stream()
+    stream.response_loads = loads
+    transport.run(call.succeed, b"result")
+    transport.run(stream.add_item, b"item")
+
+    async def awaited() -> None:
+        for waits in (call, stream.fetch_item()):
+            with pytest.raises(SerializationError, match="of a module that is a program"):
+                await waits
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, awaited()).result()
+        with pytest.raises(SerializationError, match=kind.__name__):
+            pool.submit(call.result).result()
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_a_stream_that_fails_with_the_end_of_an_iterator_is_not_complete(
+    transport: TransportLoop, kind: type[Exception]
+) -> None:
+    stream = transport.new_stream()
+    message = message_from_exception(kind("too early"), "method", may_pickle=True, refs=[])
+    remote = RemoteException(message, request_id="request", may_unpickle=True)
+    transport.run(stream.fail, remote)
+
+    async def awaited() -> None:
+        await stream.fetch_item()
+
+    for wait in (lambda: asyncio.run(awaited()), stream.raise_end):
+        with pytest.raises(RuntimeError, match=kind.__name__) as raised:
+            wait()
+        assert isinstance(raised.value, RayTaskError)
+
+
+def test_an_answered_call_does_not_keep_what_it_sent(transport: TransportLoop) -> None:
+    call, failed = transport.new_call(), transport.new_call()
+    for one in (call, failed):
+        one.fields.payload = b"x" * 1000
+        one.native = lambda: None
+    transport.run(call.succeed, pickle.dumps(1))
+    transport.run(failed.fail, ValueError())
+    assert [(one.fields.payload, one.native) for one in (call, failed)] == [(b"", None)] * 2
 
 
 @pytest.mark.parametrize("kind", [DeadlineExceededError, MessageTooLargeError])
@@ -108,7 +225,7 @@ def test_a_deadline_timer_is_dropped_with_the_call(transport: TransportLoop) -> 
 def test_cancelling_reaches_the_owner_once_on_its_loop(transport: TransportLoop) -> None:
     call = transport.new_call()
     for _ in range(3):
-        call.cancel()
+        call.give_up()
     transport.run(lambda: None)
     assert transport.cancelled == [call]
     assert call.is_cancelled

@@ -15,7 +15,7 @@ from serve_grpc.payload import joined
 from serve_grpc.protocol import caller as caller_module
 from serve_grpc.protocol import replica as replica_module
 from serve_grpc.protocol import wire
-from serve_grpc.protocol.caller import CallEvent, CallEventKind
+from serve_grpc.protocol.caller import CallEvent, CallEventKind, Received
 from serve_grpc.protocol.handshake import SessionState
 from tests.unit.sessions import STREAM, UNARY, drain_into, fields, open_pair
 
@@ -209,6 +209,17 @@ def test_a_reply_of_a_kind_it_does_not_know_never_passes_for_a_result() -> None:
     assert [e.kind for e in received.events if e.kind not in list(CallEventKind)] == []
 
 
+def test_what_came_before_a_broken_frame_is_told() -> None:
+    caller, _ = open_pair()
+    first, second = (caller.request(name, fields()) for name in ("first", "second"))
+    replies = [Reply(id=first, payload=b"result"), Reply(id=second, kind=44)]
+    received: Received[str] = Received()
+    with pytest.raises(wire.WireError):
+        caller.receive(ReplicaBatch(replies=replies).SerializeToString(), received)
+    assert [(event.call, event.payload) for event in received.events] == [("first", b"result")]
+    assert [call for call, _ in caller.close()] == ["second"]
+
+
 @pytest.mark.parametrize("accepted", [0, 1, 2, 3])
 def test_a_drain_gives_back_exactly_the_calls_beyond_its_last_id(accepted: int) -> None:
     caller, replica = open_pair()
@@ -260,8 +271,10 @@ def test_load_room_and_heartbeat_are_told() -> None:
     replica.receive(caller.outbox.take())
     replica.slot_free()
     replica.stamp(0, 7)
-    received = caller.receive(replica.outbox.take())
-    assert (received.pong, received.slot_free) == (41, True)
+    message = replica.outbox.take()
+    assert ReplicaBatch.FromString(message).pong == 41
+    received = caller.receive(message)
+    assert received.slot_free
     assert (received.load, received.standby) == (0, 7)
 
 
@@ -275,6 +288,48 @@ def test_requests_that_cross_a_report_are_part_of_the_load() -> None:
     replica.stamp(1)
     replica.slot_free()
     assert caller.receive(replica.outbox.take()).load == 3
+
+
+def test_each_message_of_a_backlog_carries_the_load_as_it_leaves() -> None:
+    caller, replica = open_pair()
+    ids = [caller.request("call", fields()) for _ in range(4)]
+    replica.receive(caller.outbox.take())
+    for call_id in ids[:2]:
+        replica.reply(call_id, Reply.RESULT, b"x")
+        replica.outbox.close_batch()
+    replica.reply(ids[2], Reply.RESULT, b"x")  # on the open batch
+    seen = []
+    for load, standby in ((4, 9), (2, 3), (1, 0)):
+        replica.stamp(load, standby)
+        received = caller.receive(replica.outbox.take())
+        seen.append((received.load, received.standby))
+    assert seen == [(4, 9), (2, 3), (1, 0)]
+
+
+def test_the_load_on_a_backlog_counts_no_request_twice() -> None:
+    caller, replica = open_pair()
+    first = caller.request("first", fields())
+    replica.receive(caller.outbox.take())
+    replica.reply(first, Reply.RESULT, b"x")
+    replica.outbox.close_batch()
+    replica.slot_free()
+    caller.request("second", fields())
+    replica.receive(caller.outbox.take())
+    replica.stamp(1)
+    assert caller.receive(replica.outbox.take()).load == 1
+
+
+def test_a_piece_of_a_payload_carries_the_load_too() -> None:
+    caller, replica = open_pair()
+    call_id = caller.request("call", fields())
+    replica.receive(caller.outbox.take())
+    replica.reply(call_id, Reply.RESULT, b"x" * (2 * wire.FRAGMENT_BYTES))
+    loads = []
+    for load in (5, 6):
+        replica.stamp(load)
+        loads.append(caller.receive(replica.outbox.take()).load)
+    assert loads == [5, 6]
+    assert not replica.outbox
 
 
 def test_a_session_shows_its_state() -> None:

@@ -21,7 +21,7 @@ class Context:
     def __init__(self) -> None:
         self.aborted: str | None = None
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+    async def abort(self, code: grpc.StatusCode, details: str, **_: object) -> None:
         self.aborted = details
         raise grpc.RpcError(details)
 

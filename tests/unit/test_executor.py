@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,13 +23,15 @@ DUMPS = get_serializer("pickle")
 
 
 class OneMethod:
-    """What the executor needs of a replica, for one coroutine function."""
+    """What the executor needs of a replica, for one function of any kind; `def` in a thread."""
 
     app_name, deployment_name, replica_id = "app", "deployment", "replica"
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.user_loop = asyncio.get_running_loop()
-        self._method = UserMethod("__call__", function, is_coroutine=True, in_thread=False)
+        is_coroutine = inspect.iscoroutinefunction(function)
+        in_thread = not is_coroutine and not inspect.isasyncgenfunction(function)
+        self._method = UserMethod("__call__", function, is_coroutine, in_thread)
 
     def method(self, _: str) -> UserMethod:
         return self._method
@@ -40,6 +43,7 @@ class Outcomes:
     def __init__(self) -> None:
         self.by_id: dict[int, list[Outcome]] = {}
         self.items: list[bytes] = []
+        self.spare_slots = 0
 
     def on_item(self, _: Invocation, payload: bytes) -> None:
         self.items.append(payload)
@@ -48,15 +52,16 @@ class Outcomes:
         self.by_id.setdefault(invocation.call_id, []).append(outcome)
 
     def on_spare_slots(self, count: int) -> None:
-        raise AssertionError("nothing stands by here")
+        self.spare_slots += count
 
 
-def invocation(call_id: int, *args: Any, deadline_s: float | None = None) -> Invocation:
-    payload = DUMPS.dump_request(args, {})
+def invocation(call_id: int, *args: Any, **fields: Any) -> Invocation:
+    """A unary call of the one method; `fields` are those of `Invocation`."""
+    payload = fields.pop("payload", None) or DUMPS.dump_request(args, fields.pop("kwargs", {}))
     sink: Any = None
     return Invocation(
-        sink, call_id, "__call__", "pickle", "pickle", False, payload, f"request {call_id}",
-        f"internal {call_id}", deadline_s=deadline_s,
+        sink, call_id, "__call__", "pickle", "pickle", fields.pop("is_stream", False), payload,
+        f"request {call_id}", f"internal {call_id}", **fields,
     )  # fmt: skip
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from anyio import to_thread
 
-from serve_grpc import response as response_module
 from serve_grpc._generated.replica_pb2 import ReplicaBatch
+from serve_grpc.caller import call as call_module
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.protocol.outbox import LARGEST_WAITING, Outbox
 from serve_grpc.replica import executor as executor_module
 from serve_grpc.replica.executor import Executor
-from serve_grpc.response import ByValueResponse
+from serve_grpc.response import ByValueResponse, ByValueResponseGenerator
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from tests.ray.waiting import eventually_async
 from tests.unit.test_executor import OneMethod, Outcomes, invocation
@@ -116,19 +118,89 @@ def test_large_arguments_are_read_in_a_thread(
     assert len(Notes.threads) == 1
 
 
-@pytest.mark.parametrize(("on_loop_bytes", "is_on_loop"), [(10, False), (10_000, True)])
-def test_a_large_result_is_read_in_a_thread(
-    transport: TransportLoop, monkeypatch: pytest.MonkeyPatch, on_loop_bytes: int, is_on_loop: bool
+def test_large_arguments_are_read_while_the_users_threads_are_busy(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(response_module, "ON_LOOP_BYTES", on_loop_bytes)
+    monkeypatch.setattr(executor_module, "ON_LOOP_BYTES", 10)
+    go = threading.Event()
+
+    async def handler(notes: Notes) -> str:
+        return type(notes).__name__
+
+    async def run() -> Outcomes:
+        outcomes = Outcomes()
+        replica: Any = OneMethod(handler)
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        to_thread.current_default_thread_limiter().total_tokens = 1
+        busy = [loop.run_in_executor(None, go.wait), loop.create_task(to_thread.run_sync(go.wait))]
+        try:
+            Executor(replica, outcomes, 10**6).submit([invocation(1, Notes())])
+            await eventually_async(lambda: outcomes.by_id)
+        finally:
+            go.set()
+            await asyncio.gather(*busy)
+        return outcomes
+
+    (outcome,) = asyncio.run(run()).by_id[1]
+    assert outcome.error is None
+
+
+@pytest.mark.parametrize(("on_loop_bytes", "is_on_loop"), [(10, False), (10_000, True)])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_large_result_or_item_is_read_in_a_thread_of_ours(
+    transport: TransportLoop,
+    monkeypatch: pytest.MonkeyPatch,
+    on_loop_bytes: int,
+    is_on_loop: bool,
+    is_stream: bool,
+) -> None:
+    monkeypatch.setattr(call_module, "ON_LOOP_BYTES", on_loop_bytes)
     monkeypatch.setattr(Notes, "threads", ())
-    call = transport.new_call(response_loads=pickle.loads)
+    call, stream = transport.new_call(), transport.new_stream()
     transport.run(call.succeed, pickle.dumps(Notes()))
+    transport.run(stream.add_item, pickle.dumps(Notes()))
 
-    async def twice() -> bool:
-        response: ByValueResponse[Any] = ByValueResponse(call)
-        return await response is await response
+    async def once() -> object:
+        busy, loop = threading.Event(), asyncio.get_running_loop()
+        jobs = [loop.run_in_executor(None, busy.wait) for _ in range(64)]
+        try:
+            if is_stream:
+                return await ByValueResponseGenerator(stream).__anext__()
+            return await ByValueResponse(call)
+        finally:
+            busy.set()
+            await asyncio.gather(*jobs)
 
-    assert asyncio.run(twice())
+    assert type(asyncio.run(once())) is Notes
     assert (Notes.threads == (threading.get_ident(),)) is is_on_loop
     assert len(Notes.threads) == 1
+
+
+def test_an_item_whose_consumer_gives_up_while_it_is_read_is_not_lost(
+    transport: TransportLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "ON_LOOP_BYTES", 0)
+    may_load, is_loading = threading.Event(), threading.Event()
+
+    def load(payload: bytes) -> bytes:
+        is_loading.set()
+        may_load.wait()
+        return payload
+
+    stream = transport.new_stream(response_loads=load)
+    for item in (b"first", b"second"):
+        transport.run(stream.add_item, item)
+    transport.run(stream.succeed, b"")
+
+    async def consume() -> list[Any]:
+        response: ByValueResponseGenerator[bytes] = ByValueResponseGenerator(stream)
+        waiting = asyncio.ensure_future(response.__anext__())
+        await eventually_async(is_loading.is_set)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        may_load.set()
+        return [item async for item in response]
+
+    assert asyncio.run(consume()) == [b"first", b"second"]

@@ -89,7 +89,11 @@ def test_order_is_kept_for_each_of_many_posting_threads(loop: CountingLoop) -> N
         assert [number for p, number in seen if p == poster] == list(range(200))
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("mine"), asyncio.CancelledError(), SystemExit(3), GeneratorExit()],
+    ids=repr,
+)
 def test_an_error_is_told_to_the_loop_and_the_rest_still_runs(
     loop: CountingLoop, error: BaseException
 ) -> None:
@@ -105,6 +109,49 @@ def test_an_error_is_told_to_the_loop_and_the_rest_still_runs(
     loop.run_what_is_due()
     assert seen == [1, 2]
     assert loop.errors == [error]
+
+
+def test_an_interrupt_leaves_the_loop_and_the_rest_still_runs(loop: CountingLoop) -> None:
+    mailbox, seen = Mailbox(loop), []
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    mailbox.post(interrupt)
+    mailbox.post(seen.append, 1)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_what_is_due()
+    loop.run_what_is_due()
+    assert (seen, loop.errors) == ([1], [])
+
+
+@pytest.mark.parametrize("outer", [Mailbox.post, Mailbox.run, Mailbox.enter])
+@pytest.mark.parametrize("error", [None, ValueError("mine")])
+def test_no_function_runs_inside_another_one(
+    loop: CountingLoop, outer: Callable[..., None], error: Exception | None
+) -> None:
+    mailbox, seen = Mailbox(loop), []
+
+    def function() -> None:
+        seen.append("begins")
+        mailbox.run(seen.append, "run from inside, as a finalizer may")
+        seen.append("ends")
+        if error is not None:
+            raise error
+
+    async def main() -> None:
+        mailbox.post(lambda: None)
+        await asyncio.sleep(0)  # it knows its thread from now on
+        try:
+            outer(mailbox, function)
+        except ValueError:
+            assert outer is not Mailbox.post
+        for _ in range(3):
+            await asyncio.sleep(0)
+        mailbox.run(seen.append, "later")
+
+    loop.run_until_complete(main())
+    assert seen == ["begins", "ends", "run from inside, as a finalizer may", "later"]
 
 
 def test_run_is_immediate_on_its_own_loop_once_something_was_posted(loop: CountingLoop) -> None:

@@ -75,22 +75,6 @@ def test_a_peer_shows_its_state(peer: Peer) -> None:
     assert repr(peer) == "<Peer r1 ready blocked load 2/3>"
 
 
-def test_a_peer_is_poor_once_most_of_its_recent_calls_failed(peer: Peer) -> None:
-    needed = 0
-    while not peer.is_poor:
-        peer.on_failure()
-        needed += 1
-    assert 8 <= needed <= 20
-    assert not peer.is_fair
-
-
-def test_calls_that_fail_now_and_then_do_not_make_a_peer_poor(peer: Peer) -> None:
-    for _ in range(1000):
-        peer.on_failure()
-        peer.on_success()
-        assert not peer.is_poor
-
-
 def test_a_penalised_peer_has_room_for_one_call_at_a_time_while_it_may_be_probed(
     peer: Peer,
 ) -> None:
@@ -100,17 +84,6 @@ def test_a_penalised_peer_has_room_for_one_call_at_a_time_while_it_may_be_probed
     assert peer.has_room
     peer.on_sent()
     assert not peer.has_room
-
-
-def test_successes_free_a_penalised_peer_and_are_forgotten_in_the_end(peer: Peer) -> None:
-    while not peer.is_poor:
-        peer.on_failure()
-    peer.penalise()
-    peer.on_success()
-    assert not peer.penalised
-    for _ in range(100):
-        peer.on_success()
-    assert peer.failing == 0
 
 
 def test_a_full_peer_takes_as_many_more_as_may_stand_by(peer: Peer) -> None:

@@ -211,23 +211,6 @@ def test_the_same_seed_gives_the_same_picks() -> None:
     assert len(names()) == 100
 
 
-@pytest.mark.parametrize("count", [2, 100])
-def test_there_is_a_fair_replica_if_one_is_ready_and_does_not_fail(
-    rng: random.Random, count: int
-) -> None:
-    peers = [peer(f"r{i}") for i in range(count)]
-    for one in peers:
-        one.failing = 0.9
-    picker = Picker(peers, rng=rng)
-    assert not picker.has_fair()
-    for one in peers[1:]:
-        one.failing = 0.1
-    assert picker.has_fair()
-    for one in peers:
-        one.state = PeerState.SUSPECT
-    assert not picker.has_fair()
-
-
 # ------------------------------------------------------------ standing by
 
 

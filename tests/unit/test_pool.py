@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from collections import Counter
+from typing import Any
 
 import pytest
 
 from serve_grpc.caller import pool as pool_module
-from serve_grpc.caller.pool import pool_of
+from serve_grpc.caller.connection import Connection
+from serve_grpc.caller.pool import ConnectionPool, pool_of
+from serve_grpc.config import Settings
+from serve_grpc.routing.peer import ReplicaFacts
+from tests.ray.waiting import eventually_async
 
 
 def test_pools_of_closed_loops_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +29,25 @@ def test_pools_of_closed_loops_are_let_go(monkeypatch: pytest.MonkeyPatch) -> No
     pools = [asyncio.run(use()) for _ in range(5)]
     gc.collect()
     assert [pool() is not None for pool in pools] == [False] * 4 + [True]
+
+
+def test_a_heartbeat_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "cluster_secrets", lambda: [b""])
+    beats: Counter[str] = Counter()
+
+    def beat(connection: Connection, _: float) -> None:
+        beats[connection.peer.facts.replica_id] += 1
+        if connection.peer.facts.replica_id != "b":
+            raise RuntimeError("no beat")
+
+    monkeypatch.setattr(Connection, "beat", beat)
+
+    async def main() -> None:
+        pool = ConnectionPool(Settings(heartbeat_interval_s=0.01))
+        owner: Any = object()
+        for name in "abc":
+            pool.acquire(ReplicaFacts(name, f"{name}:1", max_ongoing_requests=1), owner)
+        await eventually_async(lambda: all(beats[name] >= 3 for name in "abc"))
+        await pool.aclose()
+
+    asyncio.run(main())

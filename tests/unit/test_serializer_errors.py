@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -184,3 +186,69 @@ def test_a_built_in_or_empty_name_cannot_be_registered(name: str) -> None:
 def test_only_functions_can_be_registered(dumps: Any, loads: Any) -> None:
     with pytest.raises(TypeError, match="callable"):
         register_serializer("mine", dumps, loads)
+
+
+class Exits:
+    """A value whose pickle is a program that ends, on the way out or in."""
+
+    def __init__(self, kind: type[BaseException], *, is_written: bool) -> None:
+        self.kind, self.is_written = kind, is_written
+
+    def __reduce__(self) -> Any:
+        return (_exit, (self.kind,)) if self.is_written else _exit(self.kind)
+
+
+def _exit(kind: type[BaseException]) -> Any:
+    raise kind("the program's own words")
+
+
+@pytest.mark.parametrize("name", ["cloudpickle", "pickle"])
+@pytest.mark.parametrize(
+    "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
+)
+def test_a_value_that_would_end_the_process_is_described(
+    name: str, kind: type[BaseException]
+) -> None:
+    serializer = get_serializer(name)
+    cannot, can = Exits(kind, is_written=False), Exits(kind, is_written=True)
+    request, response = serializer.dump_request((can,), {}), serializer.dump_response(can)
+    words = f"{kind.__name__}: the program's own words"
+
+    def all_four() -> list[SerializationError]:
+        seen = []
+        for run in (
+            lambda: serializer.dump_request((1, cannot), {}),
+            lambda: serializer.load_request(request),
+            lambda: serializer.dump_response(cannot),
+            lambda: serializer.load_response(response),
+        ):
+            with pytest.raises(SerializationError, match=words) as raised:
+                run()
+            seen.append(raised.value)
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        errors = pool.submit(all_four).result()
+    assert [error.direction for error in errors] == ["request", "request", "response", "response"]
+    assert "a value of type " in str(errors[0])
+
+
+def test_ctrl_c_while_a_value_is_read_is_let_through() -> None:
+    serializer = get_serializer("pickle")
+    payload = serializer.dump_response(Exits(KeyboardInterrupt, is_written=True))
+    with pytest.raises(KeyboardInterrupt):
+        serializer.load_response(payload)
+
+
+class CannotBeShown(ValueError):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+def test_an_error_without_a_text_is_described() -> None:
+    def dumps(_: Any) -> bytes:
+        raise CannotBeShown
+
+    register_serializer("mute", dumps, bytes)
+    with pytest.raises(SerializationError, match="CannotBeShown"):
+        get_serializer("mute").dump_response(1)

@@ -27,6 +27,7 @@ class Context:
         self.is_writing = False
         self.written: list[bytes] = []
         self.aborted = ""
+        self.status: grpc.StatusCode | None = None
 
     async def read(self) -> Any:
         await asyncio.sleep(0)
@@ -40,8 +41,8 @@ class Context:
         self.is_writing = False
         self.written.append(message)
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> None:
-        self.aborted = details
+    async def abort(self, code: grpc.StatusCode, details: str, **_: object) -> None:
+        self.aborted, self.status = details, code
         raise grpc.aio.AbortError(details)
 
 
@@ -57,7 +58,9 @@ def test_a_refusal_waits_until_the_challenge_is_written() -> None:
             await asyncio.sleep(0)
         assert (context.is_writing, running.done()) == (True, False)
         context.may_write.set()
-        await asyncio.wait_for(running, 5)
+        with pytest.raises(grpc.aio.AbortError, match="the proof is wrong"):
+            await asyncio.wait_for(running, 5)
+        assert context.status is grpc.StatusCode.UNAUTHENTICATED
         return context.written
 
     challenge, refusal = (ReplicaBatch.FromString(m) for m in asyncio.run(main()))

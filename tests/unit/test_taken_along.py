@@ -37,16 +37,11 @@ def cancel_as_serve_does() -> None:
 
 def test_every_child_is_cancelled_though_each_leaves_at_once(transport: Transport) -> None:
     calls = [transport.new_call() for _ in range(5)]
-
-    def on_the_loop() -> None:  # where a cancel ends its call before it returns
-        for call in calls:
-            call.become_child(PARENT)
-        cancel_as_serve_does()
-
-    transport.run(lambda: None)
-    # Past the mailbox: with something in it, a cancel would wait its turn.
-    transport.loop.call_soon_threadsafe(on_the_loop)
-    transport.run(lambda: None)
+    for call in calls:
+        call.become_child(PARENT)
+    for child in serve_context._get_in_flight_requests(PARENT).values():  # as Serve does
+        child.cancel()
+        until(lambda child=child: child.done)
     assert all(isinstance(call.error, RequestCancelledError) for call in calls)
     assert PARENT not in serve_context._in_flight_requests
 

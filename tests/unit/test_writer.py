@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from serve_grpc._generated.replica_pb2 import Reply
 from serve_grpc.transport.stream import Writer
+from tests.unit.sessions import fields, open_pair
 
 
 class Queue:
@@ -89,19 +91,28 @@ def test_a_broken_stream_ends_the_writer_with_its_error() -> None:
         asyncio.run(main())
 
 
-def test_each_message_is_stamped_before_it_is_taken() -> None:
-    async def main() -> list[bytes]:
-        queue = Queue(b"1", b"2")
+def test_each_message_of_a_session_is_stamped_as_it_leaves() -> None:
+    async def main() -> list[tuple[int, int]]:
+        caller, replica = open_pair()
+        ids = [caller.request("call", fields()) for _ in range(3)]
+        replica.receive(caller.outbox.take())
+        for call_id in ids:
+            replica.reply(call_id, Reply.RESULT)
+            replica.outbox.close_batch()
+        loads = iter((3, 2, 1))
+        heard: list[tuple[int, int]] = []
 
-        def stamp() -> None:
-            queue.messages[0] += b"!"
+        async def write(message: bytes) -> None:
+            received = caller.receive(message)
+            heard.append((received.load or 0, len(received.events)))
 
-        task = asyncio.create_task(Writer(queue, queue.write, stamp).run())
+        writer = Writer(replica.outbox, write, lambda: replica.stamp(next(loads)))
+        task = asyncio.create_task(writer.run())
         await settle()
         await stop(task)
-        return queue.written
+        return heard
 
-    assert asyncio.run(main()) == [b"1!", b"2!"]
+    assert asyncio.run(main()) == [(3, 1), (2, 1), (1, 1)]
 
 
 def test_waiting_for_room_ends_when_enough_was_written() -> None:

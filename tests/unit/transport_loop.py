@@ -45,6 +45,11 @@ class TransportLoop:
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
 
+    @property
+    def ident(self) -> int | None:
+        """Of its thread."""
+        return self._thread.ident
+
     def stop(self) -> None:
         """End the thread and close the loop."""
         self.loop.call_soon_threadsafe(self.loop.stop)

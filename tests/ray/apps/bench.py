@@ -75,6 +75,10 @@ class Workbench:
         for i in range(number):
             yield b"x" * size if size else i
 
+    async def each(self, values: list[Any]) -> AsyncIterator[Any]:
+        for value in values:
+            yield value
+
     def items_in_thread(self, number: int) -> Iterator[int]:
         yield from range(number)
 

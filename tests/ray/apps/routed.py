@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 
 from tests.ray.compat.behaviours import over
 
-__all__ = ["ByFirstArgument", "Chooser", "Named"]
+__all__ = ["AnyReplica", "ByFirstArgument", "Chooser", "Named", "WhereLoaded"]
 
 
 def _append(path: str, line: str) -> None:
@@ -49,6 +50,31 @@ class ByFirstArgument(RequestRouter):
 
     def on_request_completed(self, replica_id: Any, internal_request_id: str) -> None:
         self._note(f"completed {replica_id.unique_id}")
+
+
+class AnyReplica(RequestRouter):
+    """Sends requests anywhere; a deployment with it has a request router of its own."""
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        return [list(candidate_replicas)]
+
+
+class WhereLoaded:
+    """There and back again, it unpickles to the name of the thread that did so last."""
+
+    def __init__(self, is_there: bool = False) -> None:
+        self.is_there = is_there
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_thread_name, ()) if self.is_there else (WhereLoaded, (True,))
+
+
+def _thread_name() -> str:
+    return threading.current_thread().name
 
 
 class Named:
