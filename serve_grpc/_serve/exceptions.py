@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from ray.exceptions import RayError, RayTaskError
@@ -22,7 +23,7 @@ from serve_grpc._serve.references import InBand, cloudpickled
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ReplicaError, ServeGrpcError
 from serve_grpc.foreign import is_interrupt, text_of
-from serve_grpc.payload import Payload, joined, refs_of
+from serve_grpc.payload import joined, refs_of
 from serve_grpc.protocol.status import valid_text
 
 __all__ = ["RemoteException", "message_from_exception"]
@@ -96,16 +97,16 @@ class RemoteException:
         message: As it came.
         request_id: Of the call.
         may_unpickle: Whether an exception that came pickled may be loaded.
-        payload: Holds the ObjectRefs that it names, if any.
+        refs: What it names, held until it is loaded.
     """
 
-    __slots__ = ("_may_unpickle", "_message", "_payload", "_request_id")
+    __slots__ = ("_may_unpickle", "_message", "_refs", "_request_id")
 
     def __init__(
-        self, message: Error, *, request_id: str, may_unpickle: bool, payload: Payload = b""
+        self, message: Error, *, request_id: str, may_unpickle: bool, refs: Sequence[Any] = ()
     ) -> None:
+        self._refs = refs
         self._message = message
-        self._payload = payload
         self._request_id = request_id
         self._may_unpickle = may_unpickle
 

@@ -80,7 +80,7 @@ class Loan:
 
     def came_back(self) -> None:
         """The last replica did not take it."""
-        self._visits.pop()
+        del self._visits[-1:]
 
     def settle(self, *, is_answered: bool) -> None:
         """The call has ended; with `is_answered` the last replica is known to be done with it."""

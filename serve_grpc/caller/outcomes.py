@@ -5,6 +5,9 @@ Shared by those who own calls: the router, and the calls that Serve's own router
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc._generated.replica_pb2 import Error
@@ -19,7 +22,7 @@ from serve_grpc.errors import (
     ReplicaDiedError,
     ServeGrpcError,
 )
-from serve_grpc.payload import Payload, joined
+from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.status import error_from_message
 
@@ -112,7 +115,7 @@ def end_with_reply(
     replica_id = connection.peer.facts.replica_id
     if kind == CallEventKind.ERROR:
         assert error is not None
-        call.fail(_failure(error, payload, call.fields.request_id, connection))
+        call.fail(_failure(error, call.fields.request_id, connection, refs_of(payload)))
     elif kind == CallEventKind.TOO_LARGE:
         too_large = MessageTooLargeError(int(joined(payload)), max_message_bytes, "response")
         too_large.replica_id, too_large.may_have_executed = replica_id, True
@@ -122,16 +125,14 @@ def end_with_reply(
 
 
 def _failure(
-    error: Error, payload: Payload, request_id: str, connection: Connection
+    error: Error, request_id: str, connection: Connection, refs: Sequence[Any]
 ) -> BaseException | RemoteException:
     if error.code == Error.CANCELLED:
         cancelled: BaseException = RequestCancelledError(request_id)
         return cancelled
     if error.code == Error.USER_EXCEPTION:
         may_unpickle = takes_pickle(connection.serializers)
-        return RemoteException(
-            error, request_id=request_id, may_unpickle=may_unpickle, payload=payload
-        )
+        return RemoteException(error, request_id=request_id, may_unpickle=may_unpickle, refs=refs)
     replica_id = connection.peer.facts.replica_id
     return error_from_message(error, request_id=request_id, replica_id=replica_id)
 

@@ -111,10 +111,10 @@ class ReplicaSession:
         self._caller_nonce = b""
         self._requests_read = 0
         self._must_drain = False
+        self.refusal: Refusal | None = None
         self._last_lent = 0
         self.epoch = epoch
         self.lent: dict[int, Sequence[Any]] = {}
-        self.refusal: Refusal | None = None
         self.ongoing_ids: set[int] = set()
         self.state = SessionState.HELLO
         self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)

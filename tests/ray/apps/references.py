@@ -33,6 +33,8 @@ __all__ = [
 ]
 
 SMALL: dict[str, Any] = {"ray_actor_options": {"num_cpus": 0.01}}
+PUT = 100_000_000
+"""From this number on, the objects of a task are not its results."""
 LENGTH = 100_000
 """Of an array that Ray puts into shared memory."""
 
@@ -101,9 +103,13 @@ def new_actor() -> tuple[Any, int]:
 
 
 def known() -> set[str]:
-    """Objects that this process counts references to, by their hex."""
+    """Objects of `ray.put` that this process counts references to, by their hex.
+
+    Those of calls come and go: Serve makes some at any time.
+    """
     gc.collect()
-    return {name.decode() for name in global_worker.core_worker.get_all_reference_counts()}
+    names = (name.decode() for name in global_worker.core_worker.get_all_reference_counts())
+    return {name for name in names if int.from_bytes(bytes.fromhex(name[-8:]), "little") > PUT}
 
 
 def is_known(ref_hex: str) -> bool:
