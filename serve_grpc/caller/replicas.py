@@ -145,8 +145,10 @@ class Replicas:
     @property
     def trouble(self) -> str:
         """Which of them cannot be reached and why, if that is so for all; else ""."""
+        if self.has_ready:
+            return ""
         troubles = [str(c.trouble) for c in self._connections.values() if c.trouble.reason]
-        if self.has_ready or not troubles:
+        if not troubles:
             return ""
         more = f", and {len(troubles) - NAMED} more" if len(troubles) > NAMED else ""
         return f"no replica could be reached: {', '.join(troubles[:NAMED])}{more}"
