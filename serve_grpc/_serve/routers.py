@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.serve._private.constants import (
     RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE,
     RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING,
@@ -212,7 +213,9 @@ class RouterAccess:
 
     @property
     def is_serve_gone(self) -> bool:
-        """Whether no more news can come because Serve was shut down."""
+        """Whether no more news can come, for Serve was shut down, or this process has left Ray."""
+        if not ray.is_initialized():
+            return True
         shared = SharedRouterLongPollClient.get_or_create(
             self._router._controller_handle, self.loop
         )

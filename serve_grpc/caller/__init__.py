@@ -13,6 +13,7 @@ replicas.py    the replicas of one router, and the pick among them
 connection.py  the session to one replica, and its heartbeat
 penalty.py     replicas that fail their calls
 complaints.py  warnings about one replica
+trouble.py     why there is no session, and what the log is told of it
 pool.py        the connections of one event loop, shared by its routers
 placed.py      calls that Serve's own router places, over our sessions
 fallback.py    calls that Serve's own router carries, too

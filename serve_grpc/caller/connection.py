@@ -9,21 +9,25 @@ whatever happens to one of them, the others get theirs.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import random
 import time
 from typing import Protocol
 
-from serve_grpc._generated.replica_pb2 import Error, Refusal
+import ray
+
+from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.allow_list import AllowList, check_call, narrowed
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.events import hand_out, hand_out_lost
 from serve_grpc.caller.lending import Lender, Loan
 from serve_grpc.caller.penalty import Penalty
+from serve_grpc.caller.trouble import Trouble
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.payload import Payload, refs_of
-from serve_grpc.protocol.caller import CallerSession, Envelope, HandshakeRefused, Received
+from serve_grpc.protocol.caller import CallerSession, Envelope, Received
 from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
 from serve_grpc.routing.peer import Peer, PeerState
 from serve_grpc.transport.client import ClientStream
@@ -39,7 +43,6 @@ CONNECT_TIMEOUT_S = 10.0
 PREFERRED_WAIT_S = 1.0
 """Calls that prefer a replica wait this long for its first session before they go elsewhere."""
 RECONNECT_S = (0.1, 2.0)
-WARN_AFTER_FAILURES = (3, 30, 300)
 BEATS_PER_INTERVAL = 4
 IDLE_PING_INTERVALS = 5
 """A session without calls is asked for life this many times less often."""
@@ -96,7 +99,8 @@ class Connection:
         self._session: CallerSession[Call] | None = None
         self._stream: ClientStream | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._failures = 0
+        self.trouble = Trouble(peer)
+        self._is_member = ray.is_initialized()
         self._received_s = 0.0
         self._ping_number = 0
         self._pinged_s: float | None = None
@@ -149,7 +153,10 @@ class Connection:
     def _on_slow(self) -> None:
         assert self._stream is not None
         self.peer.state = PeerState.LOST
-        self._set_timer(CONNECT_TIMEOUT_S - PREFERRED_WAIT_S, self._stream.cancel)
+        self.trouble.on_slow(PREFERRED_WAIT_S)
+        reason = f"no answer within {CONNECT_TIMEOUT_S:g} s"
+        cancel = functools.partial(self._stream.cancel, reason)
+        self._set_timer(CONNECT_TIMEOUT_S - PREFERRED_WAIT_S, cancel)
         self._tell()
 
     def _set_timer(self, delay_s: float, callback: object) -> None:
@@ -191,24 +198,20 @@ class Connection:
 
     def _reconnect_later(self, reason: BaseException | str) -> None:
         self.peer.state = PeerState.LOST
-        if isinstance(reason, HandshakeRefused):
-            self._is_secret_doubted = reason.reason == Refusal.UNAUTHENTICATED
-            logger.warning("%s refused the session: %s", self.peer.facts.replica_id, reason)
-        elif self._failures in WARN_AFTER_FAILURES:
-            logger.warning(
-                "cannot reach replica %s at %s (%s); calls to it wait or go elsewhere",
-                self.peer.facts.replica_id,
-                self.peer.facts.address,
-                reason,
-            )
+        if isinstance(reason, asyncio.CancelledError) or self._has_left_the_cluster:
+            return  # this loop ends, or this process: there is nobody to come back for
         first, longest = RECONNECT_S
-        pause = min(longest, first * 2 ** min(self._failures, 10))
-        self._failures += 1
+        pause = min(longest, first * 2 ** min(self.trouble.times, 10))
+        self._is_secret_doubted = self.trouble.on_lost(reason)
         # Jitter, so that the callers of a replica that comes back do not come all at once.
         self._set_timer(pause * random.uniform(0.5, 1.5), self._try_again)
 
+    @property
+    def _has_left_the_cluster(self) -> bool:
+        return self._is_member and not ray.is_initialized()
+
     def _try_again(self) -> None:
-        if self.peer.state is PeerState.LOST:
+        if self.peer.state is PeerState.LOST and not self._has_left_the_cluster:
             self._connect()
 
     # ------------------------------------------------------------ calls
@@ -335,7 +338,7 @@ class Connection:
         if received.opened:
             if self._timer is not None:
                 self._timer.cancel()
-            self._failures = 0
+            self.trouble.on_opened()
             peer.blocked = False
         if received.draining:
             peer.state = PeerState.GONE

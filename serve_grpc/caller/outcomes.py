@@ -137,10 +137,17 @@ def _failure(
     return error_from_message(error, request_id=request_id, replica_id=replica_id)
 
 
-def expired(replica_id: str, *, may_have_executed: bool) -> DeadlineExceededError:
-    """The deadline passed; `replica_id` is "" for a call that was on none."""
+def expired(
+    replica_id: str, *, may_have_executed: bool, trouble: str = ""
+) -> DeadlineExceededError:
+    """The deadline passed; `replica_id` is "" for a call that was on none.
+
+    Args:
+        replica_id, may_have_executed: As of the error.
+        trouble: Why the call may still have waited; "" if that is not known.
+    """
     return DeadlineExceededError(
-        "the deadline passed before the call ended",
+        "the deadline passed before the call ended" + (f"; {trouble}" if trouble else ""),
         replica_id=replica_id,
         may_have_executed=may_have_executed,
     )

@@ -304,7 +304,9 @@ class PlacedCalls:
         if placed is not None:
             was_sent = placed.call_id is not None
             replica_id = placed.connection.peer.facts.replica_id if was_sent else ""
-            error = outcomes.expired(replica_id, may_have_executed=was_sent)
+            trouble = placed.connection.trouble
+            why = "" if was_sent or not trouble.reason else f"cannot reach replica {trouble}"
+            error = outcomes.expired(replica_id, may_have_executed=was_sent, trouble=why)
             error.request_id = placed.request_id
             self._withdraw(placed, error)
 

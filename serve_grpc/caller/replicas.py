@@ -18,6 +18,9 @@ from serve_grpc.routing.picker import OPENING, Picker
 
 __all__ = ["Replicas"]
 
+NAMED = 3
+"""Replicas that an error names; of hundreds the others are mostly alike."""
+
 
 class Replicas:
     """Connections to the replicas that have an endpoint.
@@ -138,6 +141,15 @@ class Replicas:
     def has_ready(self) -> bool:
         """Whether one of them answers."""
         return any(peer.state is PeerState.READY for peer in self._by_peer)
+
+    @property
+    def trouble(self) -> str:
+        """Which of them cannot be reached and why, if that is so for all; else ""."""
+        troubles = [str(c.trouble) for c in self._connections.values() if c.trouble.reason]
+        if self.has_ready or not troubles:
+            return ""
+        more = f", and {len(troubles) - NAMED} more" if len(troubles) > NAMED else ""
+        return f"no replica could be reached: {', '.join(troubles[:NAMED])}{more}"
 
     @property
     def has_blocked(self) -> bool:

@@ -1,11 +1,11 @@
 """Picks a replica for each call of one deployment, or lets the call wait its turn.
 
-Lives on the loop of Serve's own router, where the control plane's news arrive. Waiting calls stand
-in one row, first come, first served; they move when one of our calls ends, a replica that turned us
-away calls back, or the replica set changes. Only where none of that can happen does a timer, with
-Serve's backoff, look again. Invariants: a call is in the row, on a connection, or done; while calls
-wait, no replica has room, so news of one replica concern that one alone. (Calls that came back, or
-wait for a replica they prefer to open its first session, are the exception: all are looked at.)
+On the loop of Serve's own router, where the control plane's news arrive. Waiting calls stand in one
+row, first come, first served; they move when one of our calls ends, a replica that turned us away
+calls back, or the replica set changes. Only where none of that can happen a timer looks again.
+Invariants: a call is in the row, on a connection, or done; while calls wait, no replica has room,
+so news of one concern that one alone, except while calls came back, or wait for a replica they
+prefer to open its first session: then all are looked at.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ class _Place(NamedTuple):
     owner: Router
     connection: Connection
     call_id: int
+
+    def grant(self, items: int, bytes_: int) -> None:
+        self.connection.grant(self.call_id, items, bytes_)
 
 
 class Router:
@@ -131,8 +134,7 @@ class Router:
             self.is_ready = True
             self.fallback_reason = None if reachable else "has no serve_grpc endpoint"
         if is_configured:
-            has_own_router = self._access.has_custom_request_router
-            self.is_native = has_own_router or self.fallback_reason is not None
+            self.is_native = self._access.has_custom_request_router or bool(self.fallback_reason)
         if self.is_ready and not was_ready and not self.is_native:
             for call in self._row:
                 self.count(call)
@@ -198,12 +200,11 @@ class Router:
         else:
             self._access.ask_for_first_replica()
 
-    def _pick(self, call: Call) -> Connection | None:
-        return self._replicas.pick(call.fields.multiplexed_model_id)
-
     def pick_for_new(self, call: Call) -> Connection | None:
         """A connection that takes the call now, while nobody waits before it."""
-        return self._pick(call) if self._row.head() is None else None
+        if self._row.head() is not None:
+            return None
+        return self._replicas.pick(call.fields.multiplexed_model_id)
 
     def room_to_come(self) -> int:
         """How many calls will have room once sessions are open that are being opened."""
@@ -230,7 +231,7 @@ class Router:
         while self.is_native and (call := self._row.leave()) is not None:
             self.start_natively(call)
         while (call := self._row.head()) is not None:
-            connection = self._pick(call)
+            connection = self._replicas.pick(call.fields.multiplexed_model_id)
             if connection is None:
                 break
             self._row.leave()
@@ -351,9 +352,7 @@ class Router:
 
     def grant(self, call: Call, items: int, bytes_: int) -> None:
         """The consumer took this much of a stream."""
-        if isinstance(call.place, _Place):
-            call.place.connection.grant(call.place.call_id, items, bytes_)
-        elif isinstance(call.place, NativeCall):
+        if isinstance(call.place, (_Place, NativeCall)):
             call.place.grant(items, bytes_)
 
     def _expire(self, call: Call) -> None:
@@ -363,7 +362,8 @@ class Router:
         if isinstance(call.place, _Place):
             replica_id = call.place.connection.peer.facts.replica_id
         self._withdraw(call)
-        outcomes.fail(call, outcomes.expired(replica_id, may_have_executed=was_sent))
+        why = "" if replica_id else self._replicas.trouble
+        outcomes.fail(call, outcomes.expired(replica_id, may_have_executed=was_sent, trouble=why))
 
     def _withdraw(self, call: Call) -> None:
         self._entrance.give_up(call)

@@ -8,20 +8,17 @@ the call, close the channel.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 import grpc
 
-from serve_grpc.config import LOGGER_NAME, Settings
+from serve_grpc.config import Settings
 from serve_grpc.protocol.caller import CallerSession, CallT
 from serve_grpc.transport.credentials import open_channel
 from serve_grpc.transport.stream import Writer
 from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["SESSION_METHOD", "ClientStream"]
-
-logger = logging.getLogger(LOGGER_NAME)
 
 SESSION_METHOD = "/serve_grpc.v1.Replica/Session"
 
@@ -34,7 +31,8 @@ class ClientStream:
         address: "host:port" of the replica.
         settings: For TLS.
         on_message: Called with each message of the replica; an exception of it ends the stream.
-        on_closed: Called once when the stream has ended, with the reason.
+        on_closed: Called once when the stream has ended, with the reason: a CancelledError if
+            neither side ended it, but whoever ends all tasks of the loop.
         traffic: Where messages and bytes are counted.
     """
 
@@ -57,6 +55,7 @@ class ClientStream:
         self._writer: Writer | None = None
         self._task: asyncio.Task[None] | None = None
         self._write_error: BaseException | None = None
+        self._end_reason = ""
 
     def start(self) -> None:
         """Connect and run in a task of the current loop."""
@@ -69,8 +68,9 @@ class ClientStream:
         if self._writer is not None:
             self._writer.kick(at_once=at_once)
 
-    def cancel(self) -> None:
-        """End the stream; `on_closed` follows."""
+    def cancel(self, reason: str = "closed by the caller") -> None:
+        """End the stream; `on_closed` follows, with this reason."""
+        self._end_reason = reason
         if self._task is not None:
             self._task.cancel()
 
@@ -83,13 +83,12 @@ class ClientStream:
         reason: BaseException | str = "the replica closed the session"
         try:
             await self._pump()
-        except asyncio.CancelledError:
-            reason = _reason(self._write_error) if self._write_error else "closed by the caller"
+        except asyncio.CancelledError as error:
+            reason = _reason(self._write_error) if self._write_error else self._end_reason or error
         except grpc.aio.AioRpcError as error:
             reason = _reason(error)
         except Exception as error:
-            # A bug here, or a peer that breaks the protocol: either way only this session ends.
-            logger.warning("session to %s failed: %r", self._address, error)
+            # A refusal, a bug here, or a peer that breaks the protocol: only this session ends.
             reason = error
         self._on_closed(reason)
 

@@ -97,12 +97,15 @@ class ClusterSecrets:
         self._reads_left -= 1
         return True
 
-    def _start(self) -> asyncio.Future[None]:
+    def _start(self) -> asyncio.Future[None] | None:
+        try:
+            reading = in_thread(lambda: tuple(self._read()))
+        except RuntimeError:
+            return None  # this process ends, and starts no thread any more
         self._is_reading = True
         self._read_s = time.monotonic()  # what is read is at least as new as this
         waiting = self._waiting = self._loop.create_future()
         self._patience = self._loop.call_later(MAX_WAIT_S, self._wait_no_longer)
-        reading = in_thread(lambda: tuple(self._read()))
         reading.add_done_callback(self._on_read)
         return waiting
 

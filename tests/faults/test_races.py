@@ -151,7 +151,7 @@ def test_callers_come_back_spread_out_and_soon(handle, callers, measured):
     callers.start(all_answer(connections)).result(60)
     proxy.set(refuses=True)
     assert proxy.cut() == CALLERS
-    eventually(lambda: all(c._failures >= 5 for c in connections))
+    eventually(lambda: all(c.trouble.times >= 5 for c in connections))
     already = len(proxy.accepted_s)
     proxy.set()
     back_s = time.monotonic()

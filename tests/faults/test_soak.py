@@ -125,7 +125,7 @@ class Soak:
             await eventually_async(
                 lambda: (
                     all(c.peer.state is not PeerState.READY for c in connections)
-                    or all(c._failures == 0 for c in connections)
+                    or all(c.trouble.times == 0 for c in connections)
                 )
             )
         for connection in connections:

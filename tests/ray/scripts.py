@@ -18,10 +18,12 @@ __all__ = ["own_ray", "run_script"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_script(name: str, *, env: dict[str, str], timeout_s: float = 90.0) -> str:
-    """Run it; returns what it printed. A failed assertion in it fails the test."""
+def run_script(
+    name: str, *args: str, env: dict[str, str], timeout_s: float = 90.0, stderr: bool = False
+) -> str:
+    """Run it; returns what it wrote to stdout or stderr. Its failed assertions fail the test."""
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.ray.driver_scripts.{name}"],
+        [sys.executable, "-m", f"tests.ray.driver_scripts.{name}", *args],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
@@ -30,7 +32,7 @@ def run_script(name: str, *, env: dict[str, str], timeout_s: float = 90.0) -> st
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return done.stderr if stderr else done.stdout
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
@@ -99,3 +100,20 @@ def test_generator_as_argument_is_refused_as_serve_does(bench, inner, first, sec
 def test_answers_of_a_burst_belong_to_their_calls(bench):
     responses = [bench.remote(i) for i in range(100)]
     assert [response.result(timeout_s=20) for response in responses] == list(range(100))
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+def test_what_one_consumer_does_to_a_result_no_other_sees(bench, by_reference):
+    handle = bench.options(_by_reference=by_reference)
+
+    async def main():
+        response = handle.remote([1, 2])
+        (await response).append(3)
+        return await response, await handle.remote(response)
+
+    assert asyncio.run(main()) == ([1, 2], [1, 2])
+    response = bench.remote([1, 2])
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: response.result(timeout_s=20), range(8)))
+    assert results == [[1, 2]] * 8
+    assert len({id(result) for result in results}) == 8
