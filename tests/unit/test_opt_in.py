@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import pydantic
 import pytest
+import ray
 from ray import cloudpickle, serve
 
 import serve_grpc
@@ -181,6 +182,7 @@ def test_statistics_of_a_handle_that_is_not_ours_say_how_to_get_one() -> None:
     assert serve_grpc.handle_statistics(serve_grpc.wrap(native)).deployment_name == "Elsewhere"
 
 
-def test_signing_without_a_cluster_says_what_is_missing() -> None:
+def test_signing_without_a_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(RuntimeError, match=r"ray\.init"):
         serve_grpc.sign_call("a-replica", "/serve_grpc.v1.Replica/Call")
