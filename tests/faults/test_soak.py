@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import ray
 
 import serve_grpc
 from serve_grpc._serve.cluster import cluster_secrets
@@ -30,7 +31,7 @@ from tests.ray.waiting import eventually, eventually_async
 
 ROW = 21
 MAX_RSS_MIB = 10
-FLAT = ("fds", "threads", "tasks", "channels", "sessions", "calls")
+FLAT = ("fds", "threads", "tasks", "channels", "sessions", "calls", "refs")
 
 
 @dataclass(frozen=True)
@@ -78,28 +79,32 @@ class Soak:
         await asyncio.gather(*(go_on() for _ in range(at_once)))
 
     async def calls(self, load: Load) -> None:
-        """Unary calls, and one stream in a hundred."""
+        """Unary calls, and in each hundred one stream and one whose value holds an ObjectRef."""
         echo, stream = self.handle.echo, self.handle.options(stream=True).breaking_items
 
         async def one(number: int) -> None:
-            if number % 100:
-                assert await echo.remote(number) == number
-            else:
+            if number % 100 == 0:
                 items = [item async for item in stream.remote(5, 1)]
                 assert items == [0, 1, 2, 3, 4, b"x"]
+            elif number % 100 == 50:
+                (lent,) = await echo.remote([ray.put(number)])
+                assert await lent == number
+            else:
+                assert await echo.remote(number) == number
 
         await self._repeat(load.calls, 200, one)
 
     async def cancels(self, load: Load) -> None:
-        """Of calls that wait to be written, calls that run, and streams that are left."""
-        slow, endless = self.handle.blob, self.handle.options(stream=True).fast
+        """Of calls that wait to be written, calls that run, some of them with an ObjectRef, and
+        streams that are left."""
+        slow, endless = self.handle.wait_with, self.handle.options(stream=True).fast
 
         async def one(number: int) -> None:
             if number % 10 == 9:
                 stream = endless.remote(f"left{number % 100}", 100)
                 await stream.__anext__()
                 return
-            response = slow.remote(1, 60.0)
+            response = slow.remote([ray.put(number)] if number % 10 == 5 else None, 60.0)
             await asyncio.sleep(0 if number % 2 else 0.005)
             response.cancel()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import serve_grpc
 from tests.ray.apps.journaled import Journaled
+from tests.ray.apps.references import known
 
 __all__ = ["WATCHED", "Breaks", "Watched", "resources"]
 
@@ -30,6 +31,7 @@ def resources() -> dict[str, int]:
         "channels": kinds.count("Channel"),
         "sessions": kinds.count("CallerSession") + kinds.count("ReplicaSession"),
         "calls": kinds.count("Call") + kinds.count("Invocation"),
+        "refs": len(known()),
     }
 
 
@@ -68,6 +70,10 @@ class Watched(Journaled):
         if size not in self.blobs:
             self.blobs[size] = b"x" * size
         return self.blobs[size]
+
+    async def wait_with(self, _: Any, work_s: float) -> None:
+        """Hold the argument for so long."""
+        await asyncio.sleep(work_s)
 
     async def length(self, data: bytes) -> int:
         """Of what arrived."""
