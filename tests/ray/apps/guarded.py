@@ -62,17 +62,17 @@ class Hostile(Guarded):
 
     async def turn(self, path: str) -> None:
         """From now on every result, item and exception is a pickle that touches `path`."""
-        from serve_grpc.replica import executor
+        from serve_grpc.replica import executor, failures
 
         bomb = pickle.dumps(Touch(path))
-        tell = executor.message_from_exception
+        tell = failures.message_from_exception
 
         def tell_with_a_bomb(*args: Any, **kwargs: Any) -> Any:
             message = tell(*args, **kwargs)
             message.pickled = bomb
             return message
 
-        executor.message_from_exception = tell_with_a_bomb
+        failures.message_from_exception = tell_with_a_bomb
         executor.Executor._dump = lambda *_: bomb  # type: ignore[method-assign]
 
 
