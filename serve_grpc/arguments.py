@@ -21,6 +21,7 @@ from serve_grpc.foreign import is_interrupt, text_of
 from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.response import ByValueResponse
 from serve_grpc.serialization import PICKLES, Serializer
+from serve_grpc.threads import in_thread
 
 __all__ = ["Pickled", "needs_resolving", "resolve_all"]
 
@@ -72,13 +73,14 @@ async def resolve_all(
 async def _resolve(value: Any, serializer: Serializer) -> Any:
     if isinstance(value, serve_handle.DeploymentResponseGenerator):
         raise GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
-    if isinstance(value, ByValueResponse) and serializer.name in PICKLES:
+    if isinstance(value, ByValueResponse):
         payload = await value._wait_for_pickle()
-        if payload is not None:
-            refs = refs_of(payload)
-            if isinstance(refs, Borrowed):  # they are lent on
-                await asyncio.wrap_future(refs.fetched)
-            return Pickled(payload)
+        if payload is None or serializer.name not in PICKLES:
+            return await in_thread(value.result)  # this loop carries sessions
+        refs = refs_of(payload)
+        if isinstance(refs, Borrowed):  # they are lent on
+            await asyncio.wrap_future(refs.fetched)
+        return Pickled(payload)
     if isinstance(value, (serve_handle.DeploymentResponse, ray.ObjectRef)):
         try:
             return await value

@@ -61,15 +61,16 @@ def text_of(error: BaseException) -> str:
 def another(error: BaseException) -> BaseException:
     """One like `error`, so that who raises it leaves no trace on the one that is kept.
 
-    `error` itself if it cannot be copied.
+    `error` itself if it cannot be copied: some constructors make another error of its arguments.
     """
     try:
         copied = copy.copy(error)
+        if type(copied) is not type(error) or copied.args != error.args:
+            return error
+        vars(copied).update(vars(error))  # some leave out what was set later, as notes are
     except BaseException as reason:
         if is_interrupt(reason):
             raise
-        return error
-    if type(copied) is not type(error):
         return error
     copied.__traceback__, copied.__cause__ = error.__traceback__, error.__cause__
     copied.__context__ = error.__context__

@@ -64,7 +64,7 @@ class Call:
         payload: The result as it came; None if it failed, or has a value.
         value: The result where it came as one, over Serve's own transport: if `has_value`.
         error: Why it failed; `exception` makes of it what consumers raise.
-        loan: The ObjectRefs that its arguments name, once it was sent; None without.
+        loan: The ObjectRefs that its arguments name, from when it was sent to its end, or None.
     """
 
     __slots__ = (
@@ -200,6 +200,7 @@ class Call:
             remove_child(self.parent_id, id(self))
         if self.loan is not None:
             self.loan.settle(is_answered=self.error is None)
+            self.loan = None  # the response may be kept for long
         if self._waiters:
             self._wake()
 
@@ -317,12 +318,16 @@ class Call:
             yield from self.wait_news()
         if self.has_value or len(self._items[0]) <= ON_LOOP_BYTES:
             return self.take_item()
-        payload = self._take()
+        payload, is_back = self._items.popleft(), False
         try:
             return (yield from in_thread(self.load, payload))
         except asyncio.CancelledError:
             self._items.appendleft(payload)  # its place is before the others
+            is_back = True
             raise
+        finally:
+            if not is_back:
+                self._took(payload)
 
     def _failure(self) -> Generator[Any, None, BaseException]:
         error = self.error
@@ -359,12 +364,15 @@ class Call:
 
     def _take(self) -> Any:
         payload = self._items.popleft()
+        self._took(payload)
+        return payload
+
+    def _took(self, payload: Any) -> None:
         if self._window is not None and not self.done:
             # Items of Serve's own transport come as values, of unknown size.
             due = self._window.took(0 if self.has_value else len(payload))
             if due is not None:
                 self._mailbox.run(self._owner.grant, self, *due)
-        return payload
 
     def pass_item(self) -> Any:
         """The next item as it came, for who passes it on, and grants credit for it."""

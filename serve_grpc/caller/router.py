@@ -95,7 +95,6 @@ class Router:
         self.serializers: AllowList = None
         self.fallback_reason: str | None = None
         self.is_native = False
-        self.watch_serve = ServeWatch(access, self._needs_serve, self._on_serve_gone).begin
         self.loop = access.loop
         self.mailbox: Mailbox = mailbox_of(access.loop)
         self.mailbox.run(self._start)
@@ -111,6 +110,8 @@ class Router:
             self._replicas, self.mailbox, self._settings, ended=self.tally.ended
         )
         self.tally.replicas = self._replicas
+        watch = ServeWatch(access, self._replicas, self._has_waiting, self._on_serve_gone)
+        self.watch_serve = watch.begin
         self._reporter = reporter_of(pool, access.actor_id)
         self._reporter.add(self.tally)
         access.subscribe(self._on_replicas)
@@ -375,9 +376,8 @@ class Router:
         elif place is not None:  # a native call, or the task that waits for its arguments
             place.cancel()
 
-    def _needs_serve(self) -> bool:
-        is_waiting = self._entrance or self._natives or self._row.head() is not None
-        return bool(is_waiting) and not self._replicas.has_ready
+    def _has_waiting(self) -> bool:
+        return bool(self._entrance or self._natives or self._row.head())
 
     def _on_serve_gone(self) -> None:
         self.close("Ray Serve was shut down")

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from serve_grpc._serve.routers import RouterAccess
+from serve_grpc.caller.replicas import Replicas
 
 __all__ = ["ServeWatch"]
 
@@ -21,14 +22,20 @@ class ServeWatch:
 
     Args:
         access: To Serve's router.
-        is_needed: Whether calls wait that nothing moves but Serve's news.
-        on_gone: Called when Serve is gone while they do.
+        replicas: While one of them answers, it moves who waits, Serve or not.
+        is_needed: Whether calls wait.
+        on_gone: Called when Serve is gone while they do, and no replica answers.
     """
 
     def __init__(
-        self, access: RouterAccess, is_needed: Callable[[], bool], on_gone: Callable[[], None]
+        self,
+        access: RouterAccess,
+        replicas: Replicas,
+        is_needed: Callable[[], bool],
+        on_gone: Callable[[], None],
     ) -> None:
         self._access = access
+        self._replicas = replicas
         self._is_needed = is_needed
         self._on_gone = on_gone
         self._timer: asyncio.TimerHandle | None = None
@@ -45,7 +52,7 @@ class ServeWatch:
         self._timer = None
         if not self._is_needed():
             return
-        if self._access.is_serve_gone:
+        if not self._replicas.has_ready and self._access.is_serve_gone:
             self._on_gone()
         else:
             self._timer = self._access.loop.call_later(LOOK_S, self._look)

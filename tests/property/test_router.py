@@ -301,11 +301,12 @@ def test_calls_end_in_all_ways() -> None:
     }
 
 
-def test_calls_that_wait_are_told_when_serve_goes_and_no_news_come() -> None:
-    """One slot, five calls; the replica dies, and nobody says so."""
+@pytest.mark.parametrize("waited_s", [0, 10])
+def test_calls_that_wait_are_told_when_serve_goes_and_no_news_come(waited_s: float) -> None:
+    """One slot, five calls; the replica dies, at once or after it answered, and nobody says so."""
 
     async def main(rng: random.Random) -> None:
-        world = World(Weather(replicas=1, max_ongoing=1, timed=0), rng)
+        world = World(Weather(replicas=1, max_ongoing=1, timed=0, work_s=1000), rng)
         world.join()
         access: Any = Access()
         router = Router(access, Settings())
@@ -318,11 +319,11 @@ def test_calls_that_wait_are_told_when_serve_goes_and_no_news_come() -> None:
             for call in calls:
                 router.mailbox.run(router.submit, call)
             await eventually_async(lambda: replica.running)
+            await asyncio.sleep(waited_s)
             access.is_serve_gone = True
             world.fleet.replicas.clear()
             replica.die()
-            for call in calls:
-                await call.wait_done()
+            await eventually_async(lambda: all(call.done for call in calls))
         assert all(isinstance(call.error, ServeGrpcError) for call in calls)
         assert (router.tally.waiting, access.queued) == (0, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 from collections.abc import Generator
 
 import pytest
@@ -15,6 +16,7 @@ from serve_grpc.payload import Segments
 from serve_grpc.protocol.caller import Envelope
 from serve_grpc.response import ByValueResponse
 from serve_grpc.serialization import Serializer, get_serializer
+from serve_grpc.threads import THREAD_NAME
 from tests.unit.transport_loop import TransportLoop
 
 CLOUDPICKLE = get_serializer("cloudpickle")
@@ -87,6 +89,24 @@ def test_another_serializer_needs_the_value(
     payload = get_serializer(response_name).dump_response([1])
     response = response_of(transport, payload, response_name)
     assert asyncio.run(resolved(response, get_serializer(request_name))) == [1]
+
+
+class WhereLoaded:
+    """Unpickles to the name of the thread that does so."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _thread_name, ()
+
+
+def _thread_name() -> str:
+    return threading.current_thread().name
+
+
+def test_a_value_that_is_needed_is_not_loaded_on_the_loop(transport: TransportLoop) -> None:
+    response = response_of(transport, pickle.dumps(WhereLoaded()))
+    where = asyncio.run(resolved(response, get_serializer("msgpack")))
+    assert isinstance(where, str)
+    assert where.startswith(THREAD_NAME)
 
 
 def test_an_error_of_the_first_call_is_raised(transport: TransportLoop) -> None:

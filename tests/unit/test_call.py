@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 import traceback
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +15,7 @@ from ray.serve import context as serve_context
 
 from serve_grpc._serve.exceptions import RemoteException, message_from_exception
 from serve_grpc._serve.requests import cancel_children
+from serve_grpc.caller.lending import Loan
 from serve_grpc.errors import (
     DeadlineExceededError,
     MessageTooLargeError,
@@ -69,6 +71,26 @@ def test_an_error_that_cannot_be_copied_is_raised_itself(transport: TransportLoo
         with pytest.raises(CannotBeCopied) as raised:
             call.result()
         assert raised.value is error
+
+
+class Wraps(Exception):
+    """Whose constructor makes another text of the one that it kept."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"wrapped {text}")
+
+
+def test_an_error_says_the_same_each_time(transport: TransportLoop) -> None:
+    plain, users = transport.new_call(), transport.new_call()
+    error = RayTaskError("method", "traceback", ValueError("mine")).as_instanceof_cause()
+    error.__notes__ = ["noted"]  # as `add_note` of Python 3.11
+    transport.run(plain.fail, Wraps("mine"))
+    transport.run(users.fail, error)
+    for _ in range(2):
+        with pytest.raises(Wraps, match=r"^wrapped mine$"):
+            plain.result()
+        with pytest.raises(ValueError, match="noted"):
+            users.result()
 
 
 class Loaded(Exception):
@@ -154,14 +176,21 @@ def test_a_stream_that_fails_with_the_end_of_an_iterator_is_not_complete(
         assert isinstance(raised.value, RayTaskError)
 
 
+class Ref:
+    """Stands for an ObjectRef."""
+
+
 def test_an_answered_call_does_not_keep_what_it_sent(transport: TransportLoop) -> None:
     call, failed = transport.new_call(), transport.new_call()
     for one in (call, failed):
         one.fields.payload = b"x" * 1000
         one.native = lambda: None
+        one.loan = Loan((Ref(),))
+    refs = [weakref.ref(one.loan.refs[0]) for one in (call, failed) if one.loan]
     transport.run(call.succeed, pickle.dumps(1))
     transport.run(failed.fail, ValueError())
     assert [(one.fields.payload, one.native) for one in (call, failed)] == [(b"", None)] * 2
+    assert [ref() for ref in refs] == [None, None]
 
 
 @pytest.mark.parametrize("kind", [DeadlineExceededError, MessageTooLargeError])

@@ -204,3 +204,29 @@ def test_an_item_whose_consumer_gives_up_while_it_is_read_is_not_lost(
         return [item async for item in response]
 
     assert asyncio.run(consume()) == [b"first", b"second"]
+
+
+def test_an_item_is_granted_once_however_often_it_is_read(
+    transport: TransportLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_module, "ON_LOOP_BYTES", 0)
+    may_load = threading.Event()
+
+    def load(payload: bytes) -> bytes:
+        may_load.wait()
+        return payload
+
+    stream = transport.new_stream(response_loads=load)
+    transport.run(stream.add_item, b"i" * 20)
+
+    async def consume() -> None:
+        response: ByValueResponseGenerator[bytes] = ByValueResponseGenerator(stream)
+        for _ in range(5):  # 100 bytes, the window
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(response.__anext__(), 0.001)
+        may_load.set()
+        assert await response.__anext__() == b"i" * 20
+
+    asyncio.run(consume())
+    transport.run(lambda: None)
+    assert transport.grants == []
