@@ -17,7 +17,7 @@ from serve_grpc._serve.references import contain
 from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from serve_grpc.caller.lending import Borrowed
 from serve_grpc.errors import ServeGrpcError
-from serve_grpc.foreign import is_interrupt, text_of
+from serve_grpc.foreign import is_interrupt, name_of, text_of
 from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.response import ByValueResponse
 from serve_grpc.serialization import PICKLES, Serializer
@@ -88,6 +88,6 @@ async def _resolve(value: Any, serializer: Serializer) -> Any:
             if isinstance(error, (Exception, asyncio.CancelledError)) or is_interrupt(error):
                 raise
             # Of a pickle that is a program; it would end the loop that this task runs on.
-            text = f"loading an argument raised {type(error).__name__}: {text_of(error)}"
+            text = f"loading an argument raised {name_of(error)}: {text_of(error)}"
             raise ServeGrpcError(text) from error
     return value

@@ -17,7 +17,7 @@ from typing import Any
 
 from serve_grpc.config import LOGGER_NAME
 
-__all__ = ["another", "is_interrupt", "run_foreign", "text_of"]
+__all__ = ["another", "is_interrupt", "name_of", "run_foreign", "text_of"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -48,6 +48,12 @@ def is_interrupt(error: BaseException) -> bool:
     )
 
 
+def name_of(error: BaseException) -> str:
+    """Name of its class; not by way of the metaclass, which may be the user's."""
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name
+
+
 def text_of(error: BaseException) -> str:
     """`str(error)`, or what stands for it where that fails."""
     try:
@@ -55,7 +61,7 @@ def text_of(error: BaseException) -> str:
     except BaseException as reason:
         if is_interrupt(reason):
             raise
-        return f"(its text cannot be had: {type(reason).__name__})"
+        return f"(its text cannot be had: {name_of(reason)})"
 
 
 def another(error: BaseException) -> BaseException:

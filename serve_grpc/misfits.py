@@ -5,6 +5,8 @@ Nothing here is fast: a call has failed. What is pickled in here is thrown away.
 
 from __future__ import annotations
 
+import itertools
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +15,8 @@ __all__ = ["innermost_misfit"]
 
 MAX_LEVELS = 32
 """So deep the culprit is looked for."""
+LOOK_S = 0.2
+"""And so long: a value may have millions of parts, and an event loop may wait for the text."""
 
 _NO_PARTS = type, types.ModuleType, types.FunctionType
 
@@ -23,14 +27,23 @@ def innermost_misfit(value: Any, fits: Callable[[Any], bool]) -> str:
     Args:
         value: It does not fit.
         fits: Whether the serializer takes a value.
+
+    Raises:
+        BaseException: What the value's own code raises when it is asked what it consists of.
     """
+    until_s = time.monotonic() + LOOK_S
+
+    def in_time(_: object) -> bool:
+        return time.monotonic() < until_s
+
     for _ in range(MAX_LEVELS):
-        misfit = next((part for part in _parts(value) if not fits(part)), None)
+        parts = itertools.takewhile(in_time, _parts(value))
+        misfit = next((part for part in parts if not fits(part)), None)
         if misfit is None:
             break
         value = misfit
     if isinstance(value, dict):
-        for key in value:
+        for key in itertools.takewhile(in_time, value):
             if not fits({key: None}):
                 return f"a key of type {_type_name(key)}"
     return f"a value of type {_type_name(value)}"

@@ -18,7 +18,7 @@ import orjson
 from serve_grpc import pickling
 from serve_grpc._serve.references import cloudpickled, pickled
 from serve_grpc.errors import SerializationError
-from serve_grpc.foreign import is_interrupt, text_of
+from serve_grpc.foreign import is_interrupt, name_of, text_of
 from serve_grpc.misfits import innermost_misfit
 from serve_grpc.payload import Payload, Segments, joined
 from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
@@ -111,18 +111,27 @@ class Serializer:
     ) -> SerializationError:
         if is_interrupt(cause):
             raise cause
-        what = ""
-        if "recursion" in f"{type(cause).__name__} {text_of(cause)}".lower():
-            what = " a value that is nested too deep"
-        elif misfits := [value for value in values if not self._takes(value)]:
-            what = f" {innermost_misfit(misfits[0], self._takes)}"
+        try:
+            what = self._what(values, cause)
+        except BaseException as reason:  # the value's own code was asked what it consists of
+            if is_interrupt(reason):
+                raise
+            what = " a value that cannot be looked at"
         hint = f" ({self._advice(values)})" if values else ""
         return SerializationError(
             f"serializer {self.name!r} could not {verb}{what} in the {direction}: "
-            f"{type(cause).__name__}: {text_of(cause)}{hint}",
+            f"{name_of(cause)}: {text_of(cause)}{hint}",
             serializer=self.name,
             direction=direction,
         )
+
+    def _what(self, values: tuple[Any, ...], cause: BaseException) -> str:
+        if "recursion" in f"{name_of(cause)} {text_of(cause)}".lower():
+            return " a value that is nested too deep"
+        for value in values:
+            if not self._takes(value):
+                return f" {innermost_misfit(value, self._takes)}"
+        return ""
 
     def _takes(self, value: Any) -> bool:
         try:

@@ -22,7 +22,7 @@ from serve_grpc._serve.cluster import node_address
 from serve_grpc._serve.references import InBand, cloudpickled
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ReplicaError, ServeGrpcError
-from serve_grpc.foreign import is_interrupt, text_of
+from serve_grpc.foreign import is_interrupt, name_of, text_of
 from serve_grpc.payload import joined, refs_of
 from serve_grpc.protocol.status import valid_text
 
@@ -70,7 +70,7 @@ def _traceback_of(error: BaseException) -> str:
     except BaseException as reason:
         if is_interrupt(reason):
             raise
-        return f"(its traceback cannot be had: {type(reason).__name__})"
+        return f"(its traceback cannot be had: {name_of(reason)})"
 
 
 def _pickle(error: BaseException, refs: list[Any]) -> bytes:
@@ -131,7 +131,7 @@ class RemoteException:
             except BaseException as reason:
                 if is_interrupt(reason):
                     raise
-                text = f"{type(reason).__name__}: {text_of(reason)}"
+                text = f"{name_of(reason)}: {text_of(reason)}"
                 why = f"cannot be unpickled here ({text})"
         return self._task_error(self._as_text(why))
 

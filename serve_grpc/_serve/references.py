@@ -3,8 +3,9 @@
 Ray keeps an object alive while a process is known to hold a reference to it. It knows of those in
 the arguments and results of its own calls, which it pickles "in band"; what is pickled outside of
 them it pins until the process ends, as nobody would tell it when to let go. Here a pickle is
-written in band, and its payload holds the refs; who sends it lends them (`caller/lending.py`). The
-handle of an actor counts as the ref that keeps its actor alive.
+written in band, and its payload holds the refs; who sends it lends them (`caller/lending.py`). So
+with the handles of actors. Ray counts those by a ref as well, but that one must not travel by
+itself: whoever gets it asks the actor's owner for a value, and both wait for it until the end.
 """
 
 from __future__ import annotations
@@ -98,8 +99,10 @@ def _reduce(ref: Any) -> Any:
     # A `__reduce__` of the user's that ran before may have called Ray, which then leaves it out of
     # band; one that runs later may, and then takes what it finds for its own.
     context.set_in_band_serialization()
-    reduced = cloudpickle.CloudPickler.dispatch[type(ref)](ref)
     _named.refs |= context.get_and_clear_contained_object_refs()
+    reduced = cloudpickle.CloudPickler.dispatch[type(ref)](ref)
+    if context.get_and_clear_contained_object_refs():  # a weak handle keeps no actor alive
+        _named.refs.add(ref)
     return reduced
 
 

@@ -21,7 +21,7 @@ from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc._serve.request_routers import PlacedCall, placed_behind
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ReplicaDiedError, SerializationError
-from serve_grpc.foreign import is_interrupt, text_of
+from serve_grpc.foreign import is_interrupt, name_of, text_of
 from serve_grpc.protocol.flow import ProducerWindow
 from serve_grpc.routing.retry import RetryBudget
 from serve_grpc.transport.foreign import as_documented
@@ -83,7 +83,7 @@ class NativeCall:
         ours = as_documented(error)
         if not isinstance(error, Exception):  # Serve loads what arrives in this very task
             ours = SerializationError(
-                f"loading the response raised {type(error).__name__}: {text_of(error)}",
+                f"loading the response raised {name_of(error)}: {text_of(error)}",
                 serializer=fields.envelope.response_serializer,
                 direction="response",
                 may_have_executed=True,

@@ -48,6 +48,7 @@ class Borrowed(list[Any]):
     def __init__(self) -> None:
         super().__init__()
         self.fetched: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.fetched.set_running_or_notify_cancel()  # who gives up waiting must not cancel it
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import message_from_exception
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import DeadlineExceededError, ServeGrpcError
-from serve_grpc.foreign import run_foreign
+from serve_grpc.foreign import name_of, run_foreign
 from serve_grpc.payload import with_refs
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
@@ -92,7 +92,7 @@ def _users(error: BaseException, function_name: str, *, may_pickle: bool) -> Out
 
 
 def _cannot_be_shown(error: BaseException, reason: BaseException) -> Outcome:
-    name, why = _type_name(error), _type_name(reason)
+    name, why = name_of(error), name_of(reason)
     message = Error(
         code=Error.USER_EXCEPTION,
         type_name=name,
@@ -104,13 +104,7 @@ def _cannot_be_shown(error: BaseException, reason: BaseException) -> Outcome:
 
 
 def _failed(message: Error, error: BaseException) -> Outcome:
-    return Outcome(error=message, exception_type=_type_name(error), status="ERROR")
-
-
-def _type_name(error: BaseException) -> str:
-    # Not by way of the metaclass, which may be the user's.
-    name: str = type.__dict__["__name__"].__get__(type(error))
-    return name
+    return Outcome(error=message, exception_type=name_of(error), status="ERROR")
 
 
 def _log(error: BaseException) -> None:

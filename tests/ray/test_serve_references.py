@@ -12,6 +12,7 @@ import ray
 from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc.errors import DeadlineExceededError, MessageTooLargeError
+from tests.faults.memory import Growth
 from tests.ray.apps.references import (
     LENGTH,
     Box,
@@ -362,6 +363,30 @@ def test_many_calls_leave_nothing_in_any_table(first):
     assert {repr(lender) for lender in lenders()} <= {
         "<Lender 0 calls to settle, 0 replies to fetch>"
     }
+
+
+@pytest.mark.parametrize("way", ["argument", "result"])
+def test_actor_that_many_calls_name_costs_no_memory_for_good(first, key, way):
+    actor, _ = new_actor()
+    call(first, "make", key)
+    replica = call(first, "take", [])
+
+    def call_often():
+        for _ in range(40):
+            if way == "argument":
+                responses = [first.take.remote([actor]) for _ in range(25)]
+            else:
+                responses = [first.give_own.remote(key) for _ in range(25)]
+            for response in responses:
+                response.result(timeout_s=60)
+        eventually(lambda: not any(lender._exchanging for lender in lenders()))
+
+    call_often()
+    growth = Growth((os.getpid(), replica))
+    call_often()
+    growth.look()
+    assert growth.most_mib < 8
+    call(first, "drop", key)
 
 
 def lenders():

@@ -200,6 +200,25 @@ def test_refs_reach_the_payload_that_names_them(replica: Replica) -> None:
     assert replica.desk.hand_over(EPOCH, 1) == ()
 
 
+def test_who_gives_up_waiting_for_refs_takes_them_from_nobody(replica: Replica) -> None:
+    async def main() -> None:
+        lender = Lender(FACTS)
+        replica.session.lent.update({1: ("one",), 2: ("two",)})
+        payloads = [with_refs(b"", ()), with_refs(b"", ())]
+        lender.borrow(EPOCH, [(1, payloads[0]), (2, payloads[1])])
+        waiting = asyncio.ensure_future(asyncio.wrap_future(payloads[0].refs.fetched))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await idle(lender)
+        assert [(p.refs, p.refs.fetched.done()) for p in payloads] == [
+            (["one"], True),
+            (["two"], True),
+        ]
+
+    asyncio.run(main())
+    assert len(replica.asked) == 1
+
+
 def test_refs_of_another_session_are_not_touched(replica: Replica) -> None:
     replica.session.lent[1] = ("one",)
     assert replica.desk.hand_over(EPOCH + 1, 1) == ()

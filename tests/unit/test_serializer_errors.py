@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import itertools
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import orjson
 import pydantic
 import pytest
 
+from serve_grpc import misfits
 from serve_grpc.errors import SerializationError
 from serve_grpc.serialization import get_serializer, register_serializer
 
@@ -231,6 +233,56 @@ def test_a_value_that_would_end_the_process_is_described(
         errors = pool.submit(all_four).result()
     assert [error.direction for error in errors] == ["request", "request", "response", "response"]
     assert "a value of type " in str(errors[0])
+
+
+class Nameless(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise SystemExit(f"{name} is nobody's business")
+        return super().__getattribute__(name)
+
+
+class Hidden:
+    @property
+    def __dict__(self) -> Any:
+        raise RuntimeError("not to be looked at")
+
+
+class Endless(dict[str, Any]):
+    def values(self) -> Any:
+        return itertools.count()
+
+
+def test_a_value_that_does_not_let_itself_be_looked_at_is_one_clean_error() -> None:
+    class Unknown(metaclass=Nameless):
+        pass
+
+    class UnknownError(Exception, metaclass=Nameless):
+        pass
+
+    class Raises:
+        def __reduce__(self) -> Any:
+            raise UnknownError("its words")
+
+    for name, value in itertools.product(
+        ("msgpack", "orjson"), (Unknown(), Hidden(), Endless(a={1}), Raises())
+    ):
+        with pytest.raises(SerializationError, match=f"'{name}' could not serialize a value"):
+            get_serializer(name).dump_request(([value],), {})
+    for name in ("pickle", "cloudpickle"):
+        with pytest.raises(SerializationError, match="UnknownError: its words"):
+            get_serializer(name).dump_response([Raises()])
+
+
+def test_the_culprit_among_millions_is_not_looked_for_all_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at = []
+    monkeypatch.setattr(misfits, "LOOK_S", 0.0)
+    for value in ([{1}], {"k": {1}}, Endless(k={1})):
+        part = misfits.innermost_misfit(value, lambda part: bool(looked_at.append(part)))
+        assert part == f"a value of type {misfits._type_name(value)}"
+    assert looked_at == []
 
 
 def test_ctrl_c_while_a_value_is_read_is_let_through() -> None:

@@ -143,6 +143,10 @@ class Lending:
 
     # ------------------------------------------------------------ arguments
 
+    async def take(self, box: Any) -> int:
+        """Do nothing with it. Returns its own process."""
+        return os.getpid()
+
     async def read(self, *boxes: Any, **named: Any) -> int:
         return await value_of([*boxes, *named.values()][0])
 
@@ -183,6 +187,10 @@ class Lending:
 
     async def give(self, kind: str = "object") -> Any:
         return {"box": [large() if kind == "object" else Counter.remote()]}
+
+    def make(self, key: str) -> None:
+        """Keep an actor of its own."""
+        self.kept[key] = [Counter.remote()]
 
     async def give_own(self, key: str) -> Any:
         """What it keeps."""
