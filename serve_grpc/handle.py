@@ -296,7 +296,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             logger.warning("Handle of deployment %r: %s.", self.deployment_name, text)
 
     def shutdown(self) -> None:
-        """Later calls by value fail with `ServeGrpcError`; other handles are not disturbed."""
+        """Later calls by value, of all copies of this handle, fail with `ServeGrpcError`.
+
+        Handles got in another way are not disturbed; `get_app_handle` gives another one then.
+        """
         self._close_router()
         if self._family.owns_router:
             super().shutdown()

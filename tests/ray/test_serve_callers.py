@@ -83,11 +83,12 @@ def test_a_loop_that_closed_with_calls_open_does_not_disturb_others(bench, key):
     eventually(lambda: bench.watch.remote(key).result(timeout_s=20)["note"] == "finished")
 
 
-def test_awaiting_a_response_twice_gives_the_same_result(bench):
+def test_awaiting_a_response_twice_gives_equal_results(bench):
     async def main():
         response = bench.remote([1])
-        first = await response
-        assert await response is first
+        first, second = await response, await response
+        assert first == second == [1]
+        assert first is not second
 
     asyncio.run(main())
     response = bench.remote([2])

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from ray import serve
 from ray.serve.exceptions import RayServeException, RequestCancelledError
 
 import serve_grpc
@@ -224,8 +225,13 @@ def test_object_ref_of_a_by_reference_response_is_given(bench):
 # ------------------------------------------------------------ after shutdown
 
 
+def own_handle():
+    """One that no other test has; `get_app_handle` gives the same to all."""
+    return serve_grpc.wrap(serve.get_app_handle("bench"))
+
+
 def test_calls_after_shutdown_of_the_handle_fail(bench):
-    handle = serve_grpc.get_app_handle("bench").options(_by_reference=False)
+    handle = own_handle().options(_by_reference=False)
     assert handle.remote(1).result(timeout_s=20) == 1
     handle.shutdown()
     with pytest.raises(ServeGrpcError, match="shut down") as raised:
@@ -239,7 +245,7 @@ def test_calls_after_shutdown_of_the_handle_fail(bench):
 @pytest.mark.parametrize("give_up", ["cancel", "deadline"])
 def test_a_call_after_shutdown_whose_argument_is_not_there_fails(bench, key, give_up):
     argument = bench.hold.remote(key)
-    handle = serve_grpc.get_app_handle("bench").options(_by_reference=False, timeout_s=5)
+    handle = own_handle().options(_by_reference=False, timeout_s=5)
     assert handle.remote(1).result(timeout_s=20) == 1
     handle.shutdown()
     response = handle.remote(argument)
@@ -251,7 +257,7 @@ def test_a_call_after_shutdown_whose_argument_is_not_there_fails(bench, key, giv
 
 
 def test_async_shutdown_of_a_handle(bench):
-    handle = serve_grpc.get_app_handle("bench").options(_by_reference=False)
+    handle = own_handle().options(_by_reference=False)
 
     async def main():
         assert await handle.remote(1) == 1
