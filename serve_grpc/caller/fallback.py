@@ -20,7 +20,7 @@ from ray.serve.exceptions import RequestCancelledError
 from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc._serve.request_routers import PlacedCall, placed_behind
 from serve_grpc.caller.call import Call
-from serve_grpc.errors import ReplicaDiedError, SerializationError
+from serve_grpc.errors import ReplicaDiedError, SerializationError, ServeGrpcError
 from serve_grpc.foreign import is_interrupt, name_of, text_of
 from serve_grpc.protocol.flow import ProducerWindow
 from serve_grpc.routing.retry import RetryBudget
@@ -44,6 +44,7 @@ class NativeCall:
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(lambda _: on_end(call))
         self._placed: PlacedCall | None = None
+        self._is_serves = False  # Serve's own transport carries it
         self._window = ProducerWindow(call.fields.credit_items, 1)  # values are of unknown size
         self._granted = asyncio.Event()
 
@@ -88,6 +89,8 @@ class NativeCall:
                 direction="response",
                 may_have_executed=True,
             )
+        if self._is_serves and isinstance(error, ServeGrpcError):
+            error.may_have_executed = True  # it is the handler's, whatever befell a call of its own
         if ours is not None:
             ours.request_id = fields.request_id
             ours.__cause__ = error
@@ -97,6 +100,7 @@ class NativeCall:
         call = self._call
         try:
             self._placed = await placed_behind(response)
+            self._is_serves = self._placed is None
             if self._placed is not None:
                 await self._pass_on(self._placed.call)
             elif call.fields.envelope.stream:
@@ -130,10 +134,12 @@ class NativeCall:
         self._call.succeed_with(None)
 
     def _may_repeat(self, error: BaseException) -> bool:
-        # Only our transport raises this; what Serve's own may repeat, Serve's router has repeated.
-        # As a RayTaskError it is the answer of a handler, whose own call was lost.
+        # What Serve's own transport may repeat, Serve's router has repeated. From there, and as a
+        # RayTaskError, this is the answer of a handler, whose own call was lost.
         call = self._call
-        if not isinstance(error, ReplicaDiedError) or isinstance(error, RayTaskError):
+        if self._is_serves or isinstance(error, RayTaskError):
+            return False
+        if not isinstance(error, ReplicaDiedError):
             return False
         if call.has_items or (error.may_have_executed and not call.is_idempotent):
             return False

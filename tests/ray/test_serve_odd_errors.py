@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from ray import serve
 from ray.exceptions import RayTaskError
 
 import serve_grpc
-from tests.ray.apps.odd import Refused, odd_app
+from serve_grpc.errors import ReplicaDiedError
+from tests.ray.apps.odd import Bereaved, Refused, odd_app
 
 STOPS = ["StopIteration", "StopAsyncIteration"]
 UNARY = ["coroutine", "function"]
@@ -99,3 +101,13 @@ def test_an_error_of_our_tree_keeps_its_attributes(odd):
     error = unary_error(odd.options(_by_reference=False), "coroutine", "Refused")
     assert isinstance(error, Refused)
     assert error.cause.reason == "sold out"
+
+
+@pytest.mark.parametrize("opt_in", [serve.deployment, serve_grpc.deployment])
+def test_a_handler_that_lost_a_call_of_its_own_is_not_run_again(deploy, opt_in):
+    app = opt_in(ray_actor_options={"num_cpus": 0.01})(Bereaved).bind()
+    handle = deploy(app, f"bereaved {opt_in.__module__}")
+    with pytest.raises(ReplicaDiedError) as raised:
+        handle.lose.remote().result(timeout_s=PATIENCE_S)
+    assert raised.value.may_have_executed
+    assert handle.runs.remote().result(timeout_s=PATIENCE_S) == 1

@@ -8,9 +8,14 @@ from typing import Any
 from ray import serve
 
 import serve_grpc
-from serve_grpc.errors import DeadlineExceededError, MessageTooLargeError, ServeGrpcError
+from serve_grpc.errors import (
+    DeadlineExceededError,
+    MessageTooLargeError,
+    ReplicaDiedError,
+    ServeGrpcError,
+)
 
-__all__ = ["Refused", "odd_app"]
+__all__ = ["Bereaved", "Refused", "odd_app"]
 
 
 class Refused(ServeGrpcError):
@@ -62,6 +67,20 @@ class Odd:
         """It would return one."""
         throw(kind)
         return self.async_generator(kind)
+
+
+class Bereaved:
+    """Raises what a call of its own ended with that had not started, and counts how often."""
+
+    def __init__(self) -> None:
+        self._runs = 0
+
+    async def lose(self) -> None:
+        self._runs += 1
+        raise ReplicaDiedError("of a call of its own", may_have_executed=False)
+
+    async def runs(self) -> int:
+        return self._runs
 
 
 class Caller:
