@@ -311,8 +311,9 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             await super().shutdown_async()
 
     def _close_router(self) -> None:
-        if self._data_router is not None:
-            self._family.shut_down(self._data_router)
+        router = self._known_router()
+        if router is not None:
+            self._family.shut_down(router)
 
 
 def transport_of(router: Router | None, is_by_reference: bool, fallback_reason: str | None) -> str:

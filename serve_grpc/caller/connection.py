@@ -162,7 +162,7 @@ class Connection:
     def _set_timer(self, delay_s: float, callback: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_later(delay_s, callback)  # type: ignore[arg-type]
+        self._timer = self._mailbox.call_later(delay_s, callback)  # type: ignore[arg-type]
 
     def retire(self) -> None:
         """The replica is no longer in the control plane's set: close once its calls are over."""

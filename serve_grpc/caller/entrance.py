@@ -18,6 +18,7 @@ from serve_grpc._serve.routers import RouterAccess
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.tally import Tally
+from serve_grpc.transport.mailbox import mailbox_of
 
 __all__ = ["Arguments", "Entrance", "Inside"]
 
@@ -132,7 +133,7 @@ class Entrance:
         if has_replicas or self._inside.is_native:
             self._open()
         elif self._opening is None:
-            self._opening = self._access.loop.call_later(NEWS_APART_S, self._open)
+            self._opening = mailbox_of(self._access.loop).call_later(NEWS_APART_S, self._open)
 
     def _open(self) -> None:
         self._is_open = True

@@ -13,6 +13,7 @@ from typing import Any
 from serve_grpc.caller.call import Call
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.errors import ServeGrpcError
+from serve_grpc.foreign import run_foreign
 from serve_grpc.protocol.caller import Received
 
 __all__ = ["hand_out", "hand_out_lost"]
@@ -63,7 +64,7 @@ def _guard(call: Call, tell: Callable[..., None], *args: Any) -> None:
 
 
 def _give_up(call: Call, error: Exception) -> None:
-    logger.exception("could not handle what came of %r", call)
+    run_foreign("log", logger.exception, "could not handle what came of %r", call)
     text = f"what came of the call could not be handled: {error!r}"
     request_id = call.fields.request_id
     call.fail(ServeGrpcError(text, request_id=request_id, may_have_executed=True))

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 from serve_grpc._serve.routers import RouterAccess
+from serve_grpc.transport.mailbox import mailbox_of
 
 __all__ = ["Pause"]
 
@@ -37,7 +38,7 @@ class Pause:
         """Pause, unless that is done already."""
         if self._timer is None:
             delay_s = self._access.backoff.delay_s(self.times)
-            self._timer = self._access.loop.call_later(delay_s, self._over)
+            self._timer = mailbox_of(self._access.loop).call_later(delay_s, self._over)
 
     def _over(self) -> None:
         self._timer = None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from serve_grpc.caller.complaints import Complaints
 from serve_grpc.routing.peer import Peer
+from serve_grpc.transport.mailbox import mailbox_of
 
 __all__ = ["Penalty"]
 
@@ -30,7 +31,7 @@ class Penalty:
     def __init__(self, peer: Peer, on_rested: Callable[[], None]) -> None:
         self._peer = peer
         self._on_rested = on_rested
-        self._loop = asyncio.get_running_loop()
+        self._mailbox = mailbox_of(asyncio.get_running_loop())
         self._timer: asyncio.TimerHandle | None = None
         self._rests = 0
         self._complaints = Complaints()
@@ -51,7 +52,7 @@ class Penalty:
             )
         first, longest = REST_S
         peer.penalise()
-        self._timer = self._loop.call_later(min(longest, first * 2**self._rests), self._rested)
+        self._timer = self._mailbox.call_later(min(longest, first * 2**self._rests), self._rested)
         self._rests += 1
 
     def _rested(self) -> None:

@@ -157,7 +157,7 @@ class PlacedCalls:
         call.become_child(request.internal_request_id)
         if call.deadline_s is not None:
             left_s = max(0.0, call.deadline_s - time.monotonic())
-            call.expiry = self.loop.call_later(left_s, self._expire, call)
+            call.expiry = self._mailbox.call_later(left_s, self._expire, call)
         self._waiting.setdefault(connection, deque()).append(placed)
         connection.connect()
         self._send_waiting(connection)

@@ -13,6 +13,7 @@ from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionOwner
 from serve_grpc.config import LOGGER_NAME, Settings, settings
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.transport.mailbox import mailbox_of
 from serve_grpc.transport.secrets import ClusterSecrets
 from serve_grpc.transport.traffic import Traffic
 
@@ -91,7 +92,7 @@ class ConnectionPool:
         self._retired = {connection for connection in self._retired if not connection.is_down}
         interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
-            self._loop.call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
+            mailbox_of(self._loop).call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
             if self._connections or self._retired
             else None
         )

@@ -121,7 +121,7 @@ class Router:
 
     def _on_replicas(self, replica_set: ReplicaSet) -> None:
         try:
-            self._update(replica_set)
+            self.mailbox.enter(self._update, replica_set)
         except Exception:
             # Serve's long poll would stop for good if an error reached it.
             logger.exception("could not follow the replicas of %s", self._access.deployment_name)
@@ -181,7 +181,7 @@ class Router:
             return
         if call.deadline_s is not None:
             left_s = max(0.0, call.deadline_s - time.monotonic())
-            call.expiry = self.loop.call_later(left_s, self._expire, call)
+            call.expiry = self.mailbox.call_later(left_s, self._expire, call)
         self._entrance.enter(call, arguments)
 
     def route(self, call: Call, connection: Connection | None) -> None:
@@ -260,7 +260,7 @@ class Router:
         if not self._has_returned:
             self._has_returned = True
             # The news of a replica that has left the set reach no one, so they cannot wake it.
-            self.loop.call_soon(self._after_return)
+            self.mailbox.post(self._after_return)
 
     def _after_return(self) -> None:
         if self._has_returned:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from serve_grpc._serve.routers import RouterAccess
 from serve_grpc.caller.replicas import Replicas
+from serve_grpc.transport.mailbox import mailbox_of
 
 __all__ = ["ServeWatch"]
 
@@ -55,4 +56,4 @@ class ServeWatch:
         if not self._replicas.has_ready and self._access.is_serve_gone:
             self._on_gone()
         else:
-            self._timer = self._access.loop.call_later(LOOK_S, self._look)
+            self._timer = mailbox_of(self._access.loop).call_later(LOOK_S, self._look)

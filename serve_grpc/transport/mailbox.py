@@ -108,6 +108,12 @@ class Mailbox:
         finally:
             self._is_busy = was_busy
 
+    def call_later(
+        self, delay_s: float, function: Callable[..., object], *args: Any
+    ) -> asyncio.TimerHandle:
+        """As the loop's own; the function runs as one that was posted. Only on the loop."""
+        return self.loop.call_later(delay_s, self.enter, function, *args)
+
     def _drain(self) -> None:
         self._thread_id = get_ident()
         self._is_scheduled = False

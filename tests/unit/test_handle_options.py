@@ -78,7 +78,12 @@ def test_only_a_handle_can_be_wrapped(handle: DeploymentHandle, other: object) -
         wrap(other)
 
 
-def test_a_handle_shows_what_it_calls_and_how(handle: DeploymentHandle) -> None:
+class ServesRouter:
+    """Stands for the one of a handle that has found its deployment."""
+
+
+def test_a_handle_shows_what_it_calls_and_how() -> None:
+    handle: DeploymentHandle[Any] = DeploymentHandle("deployment", "app", _router=ServesRouter())
     assert repr(handle.options(_by_reference=True)) == (
         "DeploymentHandle(deployment='deployment', app='app', transport='by reference')"
     )

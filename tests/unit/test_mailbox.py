@@ -242,3 +242,25 @@ def test_a_function_does_not_see_the_context_of_whoever_posted_first(loop: Count
     own.run(mailbox.post, lambda: seen.append(variable.get()))
     loop.run_what_is_due()
     assert seen == [""]
+
+
+def test_what_a_timer_runs_is_not_interrupted_either() -> None:
+    order: list[str] = []
+
+    async def main() -> None:
+        mailbox = mailbox_of(asyncio.get_running_loop())
+        done = asyncio.Event()
+
+        def from_within() -> None:
+            order.append("from within")
+            done.set()
+
+        def timed() -> None:
+            mailbox.run(from_within)  # as a finalizer may
+            order.append("timed")
+
+        mailbox.call_later(0, timed)
+        await done.wait()
+
+    asyncio.run(main())
+    assert order == ["timed", "from within"]

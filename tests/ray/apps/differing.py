@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from tests.ray.apps.gated import note, released
 
-__all__ = ["Differing", "OverQuota", "Point", "is_writable"]
+__all__ = ["Differing", "OverQuota", "Point", "TwoNumbers", "is_writable"]
 
 POLL_S = 0.01
 
@@ -28,6 +28,13 @@ class OverQuota(Exception):
 
     used: int = 0
     limit: int = 100
+
+
+class TwoNumbers(Exception):
+    """Cannot be built from its `args`."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"TwoNumbers {one} and {two}")
 
 
 class Point(BaseModel):
@@ -114,6 +121,9 @@ class Differing:
 
     async def raise_os_error(self) -> None:
         os.stat("/no/such/file")
+
+    async def raise_two_numbers(self) -> None:
+        raise TwoNumbers(1, 2)
 
     async def raise_validation_error(self) -> None:
         Point(x="not a number")

@@ -11,7 +11,7 @@ import pandas as pd
 import pydantic
 import pytest
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RequestCancelledError
 
 import serve_grpc
@@ -74,8 +74,8 @@ def error_of(response, timeout_s=PATIENCE_S):
 
 
 @difference(
-    "An array or a data frame, as an argument or a result, may be written to",
-    by_reference="no, it lies in Ray's object store",
+    "A contiguous array of numbers, or a frame of them, may be written to where it arrives",
+    by_reference="no, it lies in Ray's object store (arrays of dates, and strided ones, may)",
     serves_grpc="yes",
     ours="yes",
     why="each receiver has a copy of its own",
@@ -274,10 +274,10 @@ def test_bursts(transport, own_handle):
 
 
 @difference(
-    "The attributes of the user's exception, such as `errno` or a dataclass's fields",
-    by_reference="are those of `error.cause`; on the error that was caught they are defaults",
+    "Attributes of the user's exception with a default, such as `errno` or a dataclass's fields",
+    by_reference="are those of `error.cause`; the error that was caught has the defaults",
     serves_grpc="are there; the remote traceback is not",
-    ours="are those of `error.cause`; on the error that was caught they are defaults",
+    ours="are those of `error.cause`; the error that was caught has the defaults",
     why="it is Ray's own `RayTaskError`, as by reference, with the remote traceback",
 )
 def test_attributes_of_exceptions(transport, handle):
@@ -321,6 +321,21 @@ def test_exceptions_that_cannot_be_pickled(transport, handle):
     assert isinstance(error, RayTaskError) is (transport.name != SERVES_GRPC)
     assert isinstance(error, ValueError) is (transport.name == OURS)
     assert ("holds a lock" in str(error)) is (transport.name != SERVES_GRPC)
+
+
+@difference(
+    "An exception that can be pickled, but not built again, arrives as",
+    by_reference="an error of Ray's that is no `RayTaskError`",
+    serves_grpc="the `TypeError` that building it raises",
+    ours="a `RayTaskError` with its text and traceback",
+    why="what is known of it is told",
+)
+def test_exceptions_that_cannot_be_built_again(transport, handle):
+    error = error_of(handle.raise_two_numbers.remote())
+    assert isinstance(error, RayTaskError) is (transport.name == OURS)
+    assert isinstance(error, TypeError) is (transport.name == SERVES_GRPC)
+    assert isinstance(error, RayError) is (transport.name != SERVES_GRPC)
+    assert "TwoNumbers" in str(error)
 
 
 @difference(
