@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray._private.worker import global_worker
+from ray.serve.context import _get_global_client
 
 import serve_grpc
 
@@ -101,9 +102,12 @@ def new_actor() -> tuple[Any, int]:
 
 
 def known() -> set[str]:
-    """Objects that this process counts references to, by their hex."""
+    """Objects that this process counts references to, by their hex; without the answers that Serve
+    awaits of its controller, which come and go."""
     gc.collect()
-    return {name.decode() for name in global_worker.core_worker.get_all_reference_counts()}
+    controller = _get_global_client()._controller._actor_id.hex()
+    names = {name.decode() for name in global_worker.core_worker.get_all_reference_counts()}
+    return {name for name in names if controller not in name}
 
 
 def is_known(ref_hex: str) -> bool:
