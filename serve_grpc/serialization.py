@@ -247,8 +247,9 @@ def _with_tuples_in_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return {_as_tuple(key) if type(key) is list else key: value for key, value in pairs}
 
 
-def _as_tuple(key: list[Any]) -> tuple[Any, ...]:
-    return tuple(_as_tuple(part) if type(part) is list else part for part in key)
+def _as_tuple(key: list[Any]) -> Any:
+    # By way of bytes: as deep as msgpack reads, which is deeper than Python may call itself.
+    return msgpack.unpackb(msgpack.packb(key), raw=False, use_list=False)
 
 
 def _bytes_or_refuse(value: Any) -> bytes:

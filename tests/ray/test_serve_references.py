@@ -350,6 +350,8 @@ def test_object_of_a_broadcast_is_freed(first):
 
 
 def test_many_calls_leave_nothing_in_any_table(first):
+    call(first, "give")
+    eventually(lambda: any(lender._actor for lender in lenders()))  # that actor stays known
     before, at_home = known_at(first), known()
     refs = [large() for _ in range(10)]
     # Not read: of thousands of refs that an actor awaits at once, Ray forgets one now and then.

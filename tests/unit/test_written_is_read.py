@@ -81,6 +81,24 @@ def test_tuples_in_keys_are_tuples_again() -> None:
     )
 
 
+def test_tuples_in_keys_are_as_deep_as_other_values() -> None:
+    serializer = get_serializer("msgpack")
+    value: dict[Any, int] = {nested_key(1000): 1}
+    (read,) = serializer.load_response(serializer.dump_response(value))
+    depth = 0
+    while read:
+        assert type(read) is tuple
+        depth, (read,) = depth + 1, read
+    assert depth == 1000
+
+
+def nested_key(levels: int) -> Any:
+    key: Any = ()
+    for _ in range(levels):
+        key = (key,)
+    return key
+
+
 @pytest.mark.parametrize("size", [LARGE_BYTES - 100, LARGE_BYTES + 100, 10 * LARGE_BYTES])
 def test_large_values_are_written_as_msgpack_writes_them(size: int) -> None:
     value = {"k": [b"x" * size]}
