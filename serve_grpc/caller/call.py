@@ -354,18 +354,15 @@ class Call:
 
     def take_item(self) -> Any:
         """The next item; only when a wait said that there is one."""
-        return self._take() if self.has_value else self.load(self._take())
+        payload = self._items.popleft()
+        self._took(payload)
+        return payload if self.has_value else self.load(payload)
 
     def raise_end(self) -> NoReturn:
         """Raise what ended a stream, in a thread: its error, or StopIteration."""
         if self.error is None:
             raise StopIteration
         raise self.exception()
-
-    def _take(self) -> Any:
-        payload = self._items.popleft()
-        self._took(payload)
-        return payload
 
     def _took(self, payload: Any) -> None:
         if self._window is not None and not self.done:

@@ -299,17 +299,18 @@ class ReplicaSession:
             self.ongoing_ids.discard(call_id)
         outbox = self.outbox
         size = len(payload)
+        if type(payload) is bytes and size <= INLINE_BYTES and not outbox.has_large(call_id):
+            outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)
+            outbox.added(size)
+            return
         refs = refs_of(payload)
         if size > INLINE_BYTES:
             outbox.send_large(call_id, payload, lambda: self._add_reply(call_id, kind, b"", refs))
         elif outbox.has_large(call_id):
             small = joined(payload)
             outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, small, refs))
-        elif refs:
-            self._add_reply(call_id, kind, joined(payload), refs)
         else:
-            outbox.batch.replies.add(id=call_id, kind=kind, payload=joined(payload))
-            outbox.added(size)
+            self._add_reply(call_id, kind, joined(payload), refs)
 
     def _add_reply(
         self, call_id: int, kind: Reply.Kind, payload: bytes, refs: Sequence[Any]

@@ -96,7 +96,11 @@ class Mailbox:
             and loop is not None
             and loop.is_running()
         ):
-            self.enter(function, *args)
+            self._is_busy = True  # as `enter`, without a call more for each item of a stream
+            try:
+                function(*args)
+            finally:
+                self._is_busy = False
         else:
             self.post(function, *args)
 
