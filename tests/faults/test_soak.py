@@ -79,14 +79,14 @@ class Soak:
         await asyncio.gather(*(go_on() for _ in range(at_once)))
 
     async def calls(self, load: Load) -> None:
-        """Unary calls, and in each hundred one stream and one whose value holds an ObjectRef."""
+        """Unary calls; one in a hundred is a stream, one in five hundred lends an ObjectRef."""
         echo, stream = self.handle.echo, self.handle.options(stream=True).breaking_items
 
         async def one(number: int) -> None:
             if number % 100 == 0:
                 items = [item async for item in stream.remote(5, 1)]
                 assert items == [0, 1, 2, 3, 4, b"x"]
-            elif number % 100 == 50:
+            elif number % 500 == 250:
                 (lent,) = await echo.remote([ray.put(number)])
                 assert await lent == number
             else:
@@ -104,7 +104,7 @@ class Soak:
                 stream = endless.remote(f"left{number % 100}", 100)
                 await stream.__anext__()
                 return
-            response = slow.remote([ray.put(number)] if number % 10 == 5 else None, 60.0)
+            response = slow.remote([ray.put(number)] if number % 50 == 5 else None, 60.0)
             await asyncio.sleep(0 if number % 2 else 0.005)
             response.cancel()
 

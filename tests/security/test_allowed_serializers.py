@@ -109,7 +109,8 @@ def test_an_exception_arrives_as_type_text_and_traceback(strict, kind):
         strict.options(**MSGPACK).fail.remote(kind).result(timeout_s=20)
     error = raised.value
     assert "RayTaskError" in [kind.__name__ for kind in type(error).__mro__]
-    assert kind not in [kind.__name__ for kind in type(error).__mro__]
+    # One of Python's own is made of its text; nothing is loaded.
+    assert isinstance(error, ValueError) is (kind == "ValueError")
     assert kind in str(error)
     assert "in raise_kind" in str(error)
 

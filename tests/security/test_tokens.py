@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def log_lines(replica_id: str, pid: int) -> list[str]:
     return [line for file in files for line in file.read_text(errors="replace").splitlines()]
 
 
+def is_rays(line):
+    """Whether Ray's core wrote it, of whose first task of a caller there is one at any time."""
+    return not line or re.match(r"\[.*\] \w+\.cc:\d+: ", line) is not None
+
+
 def test_ten_thousand_wrong_tokens(guarded):
     (target,) = targets_of(guarded)
     pid = guarded.options(_by_reference=True).facts.remote().result(timeout_s=30)["pid"]
@@ -100,6 +106,6 @@ def test_ten_thousand_wrong_tokens(guarded):
     assert grown <= MAX_GROWTH_BYTES
     # Nothing is noted by the attack; asking for `facts` by reference is, in Serve's access log.
     new = log_lines(target.replica_id, pid)[lines:]
-    assert [line for line in new if "facts" not in line] == []
+    assert [line for line in new if "facts" not in line and not is_rays(line)] == []
     assert decoded(guarded) == before
     assert guarded.remote("after").result(timeout_s=20) == "after"
