@@ -9,7 +9,6 @@ import asyncio
 import os
 import pickle
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +18,7 @@ from ray.exceptions import RayTaskError
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import RemoteException, message_from_exception
 from serve_grpc.errors import DeadlineExceededError, ReplicaError, ServeGrpcError
+from tests.unit.unpicklable import Unpicklable
 
 
 class WithFields(Exception):
@@ -36,7 +36,7 @@ class CannotBeBuiltAgain(Exception):
 class HoldsALock(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.lock = threading.Lock()
+        self.lock = Unpicklable()
 
 
 class CannotBeShown(Exception):
@@ -143,7 +143,7 @@ def test_a_pickle_that_holds_no_exception_becomes_text(pickled: bytes) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("mine", threading.Lock()), KeyError(threading.Lock()), OSError(threading.Lock())],
+    [ValueError("mine", Unpicklable()), KeyError(Unpicklable()), OSError(Unpicklable())],
     ids=repr,
 )
 def test_one_of_pythons_own_that_cannot_be_pickled_is_still_of_its_type(error: Exception) -> None:
@@ -158,7 +158,7 @@ def test_one_of_pythons_own_that_cannot_be_pickled_is_still_of_its_type(error: E
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="no exception groups")
 def test_a_group_that_cannot_be_pickled_says_what_it_was() -> None:
-    group = ExceptionGroup("two of them", [ValueError(threading.Lock()), KeyError("k")])  # noqa: F821
+    group = ExceptionGroup("two of them", [ValueError(Unpicklable()), KeyError("k")])  # noqa: F821
     back = there_and_back(group)
     assert isinstance(back, RayTaskError)
     assert not isinstance(back, ServeGrpcError)
