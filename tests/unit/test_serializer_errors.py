@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import itertools
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -21,6 +20,7 @@ import pytest
 from serve_grpc import misfits
 from serve_grpc.errors import SerializationError
 from serve_grpc.serialization import get_serializer, register_serializer
+from tests.unit.unpicklable import Unpicklable
 
 
 class Unfit:
@@ -72,7 +72,7 @@ class Model(pydantic.BaseModel):
 
 @dataclasses.dataclass
 class Locked:
-    lock: Any = dataclasses.field(default_factory=threading.Lock)
+    lock: Any = dataclasses.field(default_factory=Unpicklable)
 
 
 NO_SERIALIZER = "no serializer takes it"
@@ -89,8 +89,18 @@ PARTS = [
     ("orjson", [Decimal(1)], "a value of type decimal.Decimal", "'cloudpickle' takes it"),
     ("msgpack", [datetime.date(2020, 1, 1)], "a value of type datetime.date", "'cloudpickle' t"),
     ("pickle", [1, lambda: 1], "a value of type function", "'cloudpickle' takes it"),
-    ("cloudpickle", {"k": [Locked()]}, "a value of type _thread.lock", NO_SERIALIZER),
-    ("orjson", {"k": [Locked()]}, "a value of type _thread.lock", NO_SERIALIZER),
+    (
+        "cloudpickle",
+        {"k": [Locked()]},
+        "a value of type tests.unit.unpicklable.Unpicklable",
+        NO_SERIALIZER,
+    ),
+    (
+        "orjson",
+        {"k": [Locked()]},
+        "a value of type tests.unit.unpicklable.Unpicklable",
+        NO_SERIALIZER,
+    ),
     ("noop", [b"x"], "a value of type list", "'cloudpickle' takes it"),
 ]
 
