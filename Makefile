@@ -7,9 +7,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROTO := .venv-proto
+# In several processes; which test goes with which: tests/tiers.py.
+SIDE_BY_SIDE := $(BIN)/python -m pytest -q --dist loadscope --durations 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults soak test-long fuzz test-ray-versions test-dependencies check bench bench-quick wrk proto venv clean
+.PHONY: help demo test test-all test-faults soak test-long fuzz test-ray-versions test-dependencies check bench bench-quick wrk proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -18,8 +20,11 @@ help: ## list the targets
 demo: $(READY) ## run a small search service and compare the transports (< 2 min)
 	@$(BIN)/python -m examples.search.demo
 
-test: $(READY) ## run the tests, those on a real Ray Serve included
-	$(BIN)/python -m pytest -q
+test: $(READY) ## run what shows a break in our code, on a real Ray Serve too (< 6 min)
+	$(SIDE_BY_SIDE) -n 3 -m "not full and not long and not soak"
+
+test-all: $(READY) ## run the rest: Serve's own transports, drivers with a Ray of their own (20 to 25 minutes)
+	$(SIDE_BY_SIDE) -n 2 -m "full and not long and not soak"
 
 test-faults: $(READY) ## inject every fault of docs/reliability.md, and write down the figures
 	$(BIN)/python -m pytest -q -m "not soak" --fault-figures .faults.json tests/faults tests/property
@@ -45,10 +50,10 @@ check: $(READY) $(PROTO)/.ready ## formatting, lint, types, and whether the gene
 	$(BIN)/mypy
 	$(PROTO)/bin/python protos/generate.py --check
 
-bench: $(READY) wrk ## compare with Ray Serve's own transports (< 15 min); BENCH_ARGS are its flags
+bench: $(READY) wrk ## compare with Ray Serve's own transports (< 20 min); BENCH_ARGS are its flags
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-bench-quick: $(READY) ## the same for the key cases only (< 2 min)
+bench-quick: $(READY) ## the same for the key cases only (< 3 min)
 	@$(BIN)/python -m bench --quick $(BENCH_ARGS)
 
 wrk: # for the HTTP cases; without it the run says that they failed, and why

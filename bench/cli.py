@@ -18,14 +18,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import machine
-from bench.compare import print_comparison
-from bench.groups import SERVE_FLAGS, seconds
-from bench.plan import Plan, full_plan, quick_plan
-from bench.results import Run
-from bench.runner import run_plan
-from bench.table import LiveProgress, doors_table, failures_table, plan_table, targets_table
-from bench.wording import duration
+from bench.plan.plans import Plan, full_plan, quick_plan
+from bench.results import machine
+from bench.results.run import Run
+from bench.show.compare import print_comparison
+from bench.show.table import LiveProgress, doors_table, failures_table, plan_table, targets_table
+from bench.show.wording import duration
+from bench.workers.groups import SERVE_FLAGS, seconds
+from bench.workers.runner import run_plan
 
 __all__ = ["main"]
 
@@ -37,14 +37,14 @@ A_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="Key cases only, 3 short rounds: under 2 minutes.")
+@click.option("--quick", is_flag=True, help="Key cases only, 3 short rounds: under 3 minutes.")
 @click.option(
     "--only",
     "patterns",
     multiple=True,
     metavar="PATTERN",
     help="The case of this id, or all whose ids contain it (* and ? allowed); 'growth', 'costs' "
-    "and 'doors' are three more. Repeatable.",
+    "and 'doors' are three more, 'memory' one that is measured only if named. Repeatable.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Instead of the plan's number.")
 @click.option(
@@ -74,10 +74,10 @@ def main(
     """Measure serve_grpc against Ray Serve's own transports, side by side.
 
     Contenders take turns round by round on one machine; ratios are formed inside each round. The
-    full plan takes about 15 minutes and wants the machine for itself.
+    full plan takes about 18 minutes and wants the machine for itself.
 
-    Exit status: 0 measured, 1 a part of the run failed, 2 wrong usage, 3 worse than --compare,
-    130 interrupted.
+    Exit status: 0 measured, 1 a part of the run failed or the carrier was the wrong one, 2 wrong
+    usage, 3 worse than --compare, 130 interrupted.
     """
     console = Console(highlight=False)
     if new is not None:
@@ -136,7 +136,7 @@ def _measure(plan: Plan, out: Path, console: Console) -> tuple[Run, bool]:
 
 def _write(run: Run, out: Path, console: Console) -> None:
     """Save the run and its report, and print what it comes to."""
-    from bench.report import write_report  # needs matplotlib, which takes a second to import
+    from bench.show.report import write_report  # needs matplotlib, which takes a second to import
 
     run.save(out / "run.json")
     report = write_report(run, out)

@@ -13,11 +13,15 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     allow_list.py     the serializers that a deployment, or this process, allows
     config.py         settings from the environment
     threads.py        threads of our own
+    states.py         tables of legal moves
+    mailbox.py        functions to another event loop, one wake-up a burst
     caller/           from `handle.remote()` to a replica        (transport's loop)
     replica/          from a request to the user's code          (replica's loops)
     protocol/         frames and session machines                (pure)
     routing/          picking a replica                          (pure)
-    transport/        sockets and event loops; imports grpc
+    streams/          credit, for producers and consumers of items
+    carriers/         links, and the pumps on them; gRPC (its only importer), memory
+    entrance/         who may come in, whichever carrier they come by
     _serve/           Ray's private names; rotate_secret, sign_call
     protos/           the wire format, for other languages
 """

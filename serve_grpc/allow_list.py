@@ -49,7 +49,7 @@ def allow_list(names: Iterable[str] | None) -> AllowList:
 
 
 def narrowed(first: AllowList, second: AllowList) -> AllowList:
-    """What both allow; may be empty."""
+    """The serializers that both lists allow; there may be none."""
     if first is None or second is None:
         return second if first is None else first
     return first & second
@@ -66,6 +66,7 @@ def check_process_list(allowed: AllowList) -> None:
     Raises:
         ValueError: There are such names.
     """
+    # Not at import, where the variable is read: the app may register its serializers after that.
     unknown = sorted((allowed or frozenset()).difference(serializer_names()))
     if unknown:
         raise ValueError(
@@ -109,6 +110,7 @@ def check_allowed(allowed: AllowList, request: str, response: str, whose: str) -
     """
     if allowed is None:
         return
+    # At a replica the names are a caller's text: of any length, and in any case.
     for direction, name in (("request", request), ("response", response)):
         if name.lower() not in allowed:
             raise SerializationError(

@@ -1,13 +1,13 @@
 """Arguments that are not there yet: responses of other calls, and ObjectRefs.
 
 A response over our transport is passed on as it came, still pickled: the caller needs neither the
-time to load the value nor its class. Only a serializer that is no pickle makes it load.
+time to load the value nor its class. What of it lies in shared memory goes on
+from there. Only a serializer that is no pickle makes it load.
 """
 
 from __future__ import annotations
 
 import asyncio
-import pickle
 from typing import Any
 
 import ray
@@ -18,7 +18,8 @@ from serve_grpc._serve.routers import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from serve_grpc.caller.lending import Borrowed
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.foreign import is_interrupt, name_of, text_of
-from serve_grpc.payload import Payload, joined, refs_of
+from serve_grpc.payload import Payload, refs_of
+from serve_grpc.pickling import reduced
 from serve_grpc.response import ByValueResponse
 from serve_grpc.serialization import PICKLES, Serializer
 from serve_grpc.threads import in_thread
@@ -39,12 +40,15 @@ class Pickled:
         self._payload = payload
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The bytes go in as they are, so no pickler sees the refs in them.
         contain(refs_of(self._payload))
-        return pickle.loads, (joined(self._payload),)
+        return reduced(self._payload)
 
 
 def needs_resolving(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether one of them has to be waited for."""
+    # Of the arguments themselves, as in `AsyncioRouter._resolve_request_arguments`: a response
+    # inside a container is refused by its `__reduce__`, and an ObjectRef there passes as a ref.
     for value in args:
         if isinstance(value, _RESOLVED_TYPES):
             return True
@@ -78,7 +82,8 @@ async def _resolve(value: Any, serializer: Serializer) -> Any:
         if payload is None or serializer.name not in PICKLES:
             return await in_thread(value.result)  # this loop carries sessions
         refs = refs_of(payload)
-        if isinstance(refs, Borrowed):  # they are lent on
+        # They are lent on; until they are here, nobody could hold them for the next receiver.
+        if isinstance(refs, Borrowed):
             await asyncio.wrap_future(refs.fetched)
         return Pickled(payload)
     if isinstance(value, (serve_handle.DeploymentResponse, ray.ObjectRef)):

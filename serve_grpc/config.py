@@ -18,7 +18,7 @@ LOGGER_NAME = "ray.serve"
 """Serve's own logger, so that what this package says is found where Serve's log lines are."""
 
 MAX_MESSAGE_BYTES = 2**63 - 1
-"""What the handshake can tell the peer."""
+"""What the handshake can tell the peer, whose language may have no unsigned 64 bits."""
 
 _T = TypeVar("_T", int, float)
 
@@ -41,9 +41,17 @@ class Settings:
             calls until it answers.
         max_connections: Connections to a replica, and sessions on them
             (`SERVE_GRPC_MAX_CONNECTIONS`).
+        local: Whether processes of one node use the local lane (`SERVE_GRPC_LOCAL`); under TLS only
+            if the variable says so.
+        local_pool_bytes: What this process keeps in shared memory for large payloads
+            (`SERVE_GRPC_LOCAL_POOL_BYTES`); 0 for none, None for a share of the machine's memory.
+        strict_states: Whether an illegal move of a state machine raises, instead of being logged;
+            for tests of this package (`SERVE_GRPC_STRICT_STATES`).
         use_tls: Whether Ray, and so every session, speaks TLS (`RAY_USE_TLS`).
         serializers: Names of the only serializers that this process uses, as caller and as
             replica, in lower case; None means all (`SERVE_GRPC_SERIALIZERS`, separated by commas).
+        stores_oversize: Whether a request or result above `max_message_bytes` goes through Ray's
+            object store; else it fails (`SERVE_GRPC_OVERSIZE`, "by_reference" or "error").
         tls_cert_path, tls_key_path, tls_ca_path: PEM files (`RAY_TLS_SERVER_CERT`,
             `RAY_TLS_SERVER_KEY`, `RAY_TLS_CA_CERT`).
     """
@@ -56,7 +64,11 @@ class Settings:
     stream_window_bytes: int = 1024 * 1024
     heartbeat_interval_s: float = 1.0
     serializers: frozenset[str] | None = None
+    stores_oversize: bool = False
     max_connections: int = 2048
+    local: bool = True
+    local_pool_bytes: int | None = None
+    strict_states: bool = False
     use_tls: bool = False
     tls_cert_path: str = ""
     tls_key_path: str = ""
@@ -69,6 +81,8 @@ class Settings:
         Raises:
             ValueError: A variable has no valid value; the text names it.
         """
+        # As Ray reads it (`ray/_private/grpc_utils.py`): sessions are as safe as its own calls.
+        use_tls = environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
         parsed = cls(
             max_message_bytes=_max_message_bytes(environ, cls.max_message_bytes),
             min_port=_number(environ, "SERVE_GRPC_MIN_PORT", int, 0, 0, 65535),
@@ -89,10 +103,15 @@ class Settings:
                 3600,
             ),
             serializers=_names(environ, "SERVE_GRPC_SERIALIZERS"),
+            stores_oversize=_stores_oversize(environ),
             max_connections=_number(
                 environ, "SERVE_GRPC_MAX_CONNECTIONS", int, cls.max_connections, 1, 10**6
             ),
-            use_tls=environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"),
+            # Who asks for TLS expects it everywhere: no door without it, unless that is asked for.
+            local=bool(_number(environ, "SERVE_GRPC_LOCAL", int, 0 if use_tls else 1, 0, 1)),
+            local_pool_bytes=_local_pool_bytes(environ),
+            strict_states=bool(_number(environ, "SERVE_GRPC_STRICT_STATES", int, 0, 0, 1)),
+            use_tls=use_tls,
             tls_cert_path=environ.get("RAY_TLS_SERVER_CERT", ""),
             tls_key_path=environ.get("RAY_TLS_SERVER_KEY", ""),
             tls_ca_path=environ.get("RAY_TLS_CA_CERT", ""),
@@ -116,11 +135,23 @@ def _names(environ: Mapping[str, str], name: str) -> frozenset[str] | None:
     return frozenset(names)
 
 
+def _stores_oversize(environ: Mapping[str, str]) -> bool:
+    value = environ.get("SERVE_GRPC_OVERSIZE", "error").strip().lower()
+    if value not in ("error", "by_reference"):
+        raise ValueError(f"SERVE_GRPC_OVERSIZE={value!r} must be 'error' or 'by_reference'")
+    return value == "by_reference"
+
+
 def _max_message_bytes(environ: Mapping[str, str], default: int) -> int:
     name = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
     if environ.get(name, "").strip() == "-1":
         return MAX_MESSAGE_BYTES
     return _number(environ, name, int, default, 1, MAX_MESSAGE_BYTES)
+
+
+def _local_pool_bytes(environ: Mapping[str, str]) -> int | None:
+    name = "SERVE_GRPC_LOCAL_POOL_BYTES"
+    return _number(environ, name, int, 0, 0) if name in environ else None
 
 
 def _number(

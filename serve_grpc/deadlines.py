@@ -35,5 +35,6 @@ def deadline_after(timeout_s: float | None) -> float | None:
 
 def remaining_ms(deadline_s: float) -> int:
     """Whole milliseconds left, at least 1 while any time is left, 0 or less when it has passed."""
+    # 0 says "no deadline" on the wire, so a rest of less than a millisecond counts as one.
     left = deadline_s - time.monotonic()
     return max(1, int(left * 1000)) if left > 0 else 0

@@ -39,7 +39,7 @@ def deployment(
 
     Takes all options of `ray.serve.deployment`, on a class, a function, a class under
     `@serve.ingress`, or a deployment, such as `@serve.deployment` makes, whose options they then
-    replace. The class or function stays as it is. Native handles among the constructor's
+    replace. The class or function stays as it is. Handles of Serve's among the constructor's
     arguments, in nested containers too, arrive as `serve_grpc.DeploymentHandle`.
 
     Args:
@@ -95,6 +95,8 @@ def enable(app: Application, *, serializers: Iterable[str] | None = None) -> App
 
 
 def _enable(app: Application, done: dict[int, Application], allowed: AllowList) -> Application:
+    # By identity, as Serve's `build_app` counts them (its `IDDict`): a child that two deployments
+    # share stays one, and the ids stay taken, for `app` holds the whole graph.
     if id(app) in done:
         return done[id(app)]
     bound = app._bound_deployment
@@ -130,12 +132,12 @@ def get_deployment_handle(
     return _handle_beside(serve.get_deployment_handle(deployment_name, app_name, **options))
 
 
-def _handle_beside(native: serve_handle.DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+def _handle_beside(serves: serve_handle.DeploymentHandle[Any]) -> DeploymentHandle[Any]:
     # Kept in Serve's handle, so it lives as long and no longer. A handle with a router of its own
     # is bound to one event loop, and one that was shut down is of no use.
-    kept: DeploymentHandle[Any] | None = vars(native).get(_BESIDE)
+    kept: DeploymentHandle[Any] | None = vars(serves).get(_BESIDE)
     if kept is None or kept._family.owns_router or kept._family.is_shut_down:
-        kept = vars(native)[_BESIDE] = wrap(native)
+        kept = vars(serves)[_BESIDE] = wrap(serves)
     return kept
 
 
@@ -174,6 +176,7 @@ def _copy(deployment: Deployment, allowed: AllowList, *args: Any, **options: Any
             made = Deployment.options(
                 made, _init_args=init_args, _init_kwargs=init_kwargs, _internal=True
             )
+    # `Deployment.options` makes a plain `Deployment`, whatever it is called on.
     copy = _OptedIn(
         made.name,
         made._deployment_config,

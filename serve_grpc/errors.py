@@ -110,7 +110,8 @@ class MessageTooLargeError(ServeGrpcError, ValueError):
         super().__init__(
             f"the serialized {direction} of {size} bytes is over the limit of {limit} bytes. "
             "Raise RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, or pass large objects through Ray's "
-            "object store with `handle.options(_by_reference=True)`.",
+            "object store: with `handle.options(_by_reference=True)`, or, requests and results "
+            "only, with SERVE_GRPC_OVERSIZE=by_reference at caller and replica.",
             request_id=request_id,
             replica_id=replica_id,
             may_have_executed=may_have_executed,

@@ -17,7 +17,7 @@ from typing import Any
 
 from serve_grpc.config import LOGGER_NAME
 
-__all__ = ["another", "is_interrupt", "name_of", "run_foreign", "text_of"]
+__all__ = ["another", "is_interrupt", "log_failure", "name_of", "run_foreign", "text_of"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -31,9 +31,14 @@ def run_foreign(what: str, function: Callable[..., object], *args: Any, **kwargs
     """
     try:
         function(*args, **kwargs)
-    except BaseException:
-        with contextlib.suppress(BaseException):  # the log's handlers are foreign, too
-            logger.exception("failed to %s", what)
+    except BaseException:  # SystemExit of a hook would end the loop, and with it every call on it
+        log_failure(what)
+
+
+def log_failure(what: str) -> None:
+    """Log the exception that is being handled, of code that was to do `what`."""
+    with contextlib.suppress(BaseException):  # the log's handlers are foreign, too
+        logger.exception("failed to %s", what)
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -50,6 +55,7 @@ def is_interrupt(error: BaseException) -> bool:
 
 def name_of(error: BaseException) -> str:
     """Name of its class; not by way of the metaclass, which may be the user's."""
+    # `type(error).__name__` asks the metaclass first, whose property of that name may raise.
     name: str = type.__dict__["__name__"].__get__(type(error))
     return name
 
@@ -78,6 +84,7 @@ def another(error: BaseException) -> BaseException:
         if is_interrupt(reason):
             raise
         return error
+    # `copy.copy` goes by `BaseException.__reduce__`: class, `args`, `__dict__`, and none of these.
     copied.__traceback__, copied.__cause__ = error.__traceback__, error.__cause__
     copied.__context__ = error.__context__
     copied.__suppress_context__ = error.__suppress_context__

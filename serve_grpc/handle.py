@@ -24,10 +24,10 @@ from serve_grpc._serve.handles import (
 from serve_grpc._serve.request_routers import mark
 from serve_grpc._serve.requests import inside_ray_client_context
 from serve_grpc.allow_list import check_call
-from serve_grpc.arguments import needs_resolving, resolve_all
+from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.making import CallMaker
-from serve_grpc.caller.outcomes import is_refused
 from serve_grpc.caller.registry import HandleFamily, known_router, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
@@ -56,7 +56,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._timeout_s: float | None = kwargs.pop("timeout_s", None)
         self._idempotent: bool = kwargs.pop("idempotent", False)
         self._family: HandleFamily = kwargs.pop("family", None) or HandleFamily()
-        self._native: Any = None  # Serve's handle, whose router this one is going to share
+        self._serve_handle: Any = None  # Serve's handle, whose router this one is going to share
         super().__init__(*args, **kwargs)
         self._maker = CallMaker(
             self.deployment_name,
@@ -78,18 +78,20 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         if self._idempotent:
             shown["idempotent"] = True
         router = None if options._by_reference else self._known_router()
-        reason = router.fallback_reason if router is not None else None
+        reason = router.feed.fallback_reason if router is not None else None
         shown["transport"] = transport_of(router, options._by_reference, reason)
         return (
             f"DeploymentHandle({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # The family stays: it knows the routers and the warnings of this process.
         rebuild, (fields,) = super().__reduce__()
         return rebuild, ({**fields, "timeout_s": self._timeout_s, "idempotent": self._idempotent},)
 
     def __getattr__(self, name: str) -> DeploymentHandle[T]:
-        # `handle.method.remote(...)` is a hot path; the handle of a method is kept.
+        # `handle.method.remote(...)` is a hot path; the handle of a method is kept. The table is
+        # not there yet while `__init__` runs, and `self._by_name` would come back here.
         handles = self.__dict__.get("_by_name")
         if handles is None:
             raise AttributeError(name)
@@ -135,6 +137,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             TypeError: A value of the wrong type.
             ValueError: An unknown serializer, or a timeout that is not positive.
         """
+        # `locals()`, so that an option that Serve adds needs a name in the signature only.
         given = {
             name: value
             for name, value in locals().items()
@@ -143,27 +146,29 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         check_options(given)
         timeout_s = given.pop("timeout_s", self._timeout_s)
         idempotent = given.pop("idempotent", self._idempotent)
-        native: Any = self._options(**given)
+        # `_options` makes a handle of Serve's own class; what it knows goes into one of ours.
+        serves: Any = self._options(**given)
         copy = type(self)(
-            native.deployment_name,
-            native.app_name,
-            init_options=native.init_options,
-            handle_options=native.handle_options,
-            _router=native._router,
-            _create_router=native._create_router,
-            _request_counter=native.request_counter,
-            _handle_id=native.handle_id,
+            serves.deployment_name,
+            serves.app_name,
+            init_options=serves.init_options,
+            handle_options=serves.handle_options,
+            _router=serves._router,
+            _create_router=serves._create_router,
+            _request_counter=serves.request_counter,
+            _handle_id=serves.handle_id,
             timeout_s=timeout_s,
             idempotent=idempotent,
             family=self._family,
         )
+        # Not looked up again: `handle.options(...).remote()` is a common way to call.
         copy._data_router = self._data_router
         return copy
 
     def _init(self, **kwargs: Any) -> None:
-        if self._native is not None and not self.is_initialized:
-            if not kwargs and (router := shared_router(self._native)) is not None:
-                self._router, self.init_options = router, self._native.init_options
+        if self._serve_handle is not None and not self.is_initialized:
+            if not kwargs and (router := shared_router(self._serve_handle)) is not None:
+                self._router, self.init_options = router, self._serve_handle.init_options
                 return
             # A router of its own; the controller tells the reports of routers apart by handle.
             self._family.owns_router = True
@@ -191,24 +196,30 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         if self.handle_options._by_reference:
             if self._timeout_s is not None or self._idempotent:
                 self._say_once("`timeout_s` and `idempotent` have no effect by reference")
-            return self._call_natively(args, kwargs)
+            return self._call_over_serve(args, kwargs)
         router = self._data_router or self._find_router()
         deadline_s = deadline_after(self._timeout_s)
         if router is None:
             return self._fall_back(router, args, kwargs)
-        call = self._maker.new_call(router, deadline_s)
-        if is_refused(call, settings.serializers, router.serializers, self.deployment_name):
+        delivery, feed = self._maker.new_delivery(router, deadline_s), router.feed
+        call = delivery.call
+        has_list = feed.serializers is not None or settings.serializers is not None
+        if has_list and self._maker.is_refused(delivery, feed.serializers):
             return self._response(call)
-        is_native = router.is_native
-        if is_native or not router.is_ready:
+        if feed.is_serve_routed or not feed.is_ready:
+            # It may be made later, on the router's loop; Serve asks there for the request that the
+            # call belongs to (`get_request_metadata` in `ray/serve/_private/default_impl.py`).
             in_context = contextvars.copy_context().run
-            call.native = functools.partial(in_context, self._fall_back, router, args, kwargs)
-        if is_native or needs_resolving(args, kwargs):
-            # Serve's own router resolves them itself, if it is still the one that places the call.
-            arguments = functools.partial(self._resolve, call, args, kwargs)
-            router.mailbox.run(router.submit, call, arguments)
-        elif self._maker.serialize(call, args, kwargs):
-            router.mailbox.run(router.submit, call)
+            delivery.make_serve_call = functools.partial(
+                in_context, self._fall_back, router, args, kwargs
+            )
+        if feed.is_serve_routed or needs_resolving(args, kwargs):
+            # Serve's own router resolves them itself, if it is still the one that assigns the call.
+            arguments = functools.partial(self._resolve, router, delivery, args, kwargs)
+            router.mailbox.run(router.submit, delivery, arguments)
+        # In this thread: the caller may change its values as soon as `remote` has returned.
+        elif self._maker.serialize(delivery, args, kwargs, router.memory):
+            router.mailbox.run(router.submit, delivery)
         return self._response(call)
 
     def _response(self, call: Call) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
@@ -216,10 +227,16 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             return ByValueResponseGenerator(call)
         return ByValueResponse(call)
 
-    async def _resolve(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    async def _resolve(
+        self, router: Router, delivery: Delivery, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Wait for responses and ObjectRefs among the arguments; on the router's loop."""
-        values = await resolve_all(args, kwargs, self._maker.request_serializer)
-        self._maker.serialize(call, *values)
+        args, kwargs = await resolve_all(args, kwargs, self._maker.request_serializer)
+        if all(isinstance(value, Pickled) for value in (*args, *kwargs.values())):
+            # It only copies bytes, so a thread would cost more.
+            self._maker.serialize(delivery, args, kwargs, router.memory)
+        else:
+            await self._maker.serialize_in_thread(delivery, args, kwargs, router.memory)
 
     # ------------------------------------------------------------ calls to chosen replicas
 
@@ -227,7 +244,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self, selection: serve_handle.ReplicaSelection, *args: Any, **kwargs: Any
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
         """As Serve's: call the replica that `choose_replica` of this deployment's handle gave."""
-        return self._native_response(*self._dispatch(selection, args, kwargs))
+        return self._serve_response(*self._dispatch(selection, args, kwargs))
 
     def broadcast(
         self, method_name: str, *args: Any, **kwargs: Any
@@ -255,12 +272,12 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._data_router = router_of(self._init_router(), self.request_counter)
         return self._data_router
 
-    def _call_natively(
+    def _call_over_serve(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
-        return self._native_response(*self._remote(args, kwargs))
+        return self._serve_response(*self._remote(args, kwargs))
 
-    def _native_response(
+    def _serve_response(
         self, future: Any, metadata: Any
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
         kind = DeploymentResponseGenerator if metadata.is_streaming else DeploymentResponse
@@ -285,10 +302,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def _fall_back(
         self, router: Router | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
-        reason = router.fallback_reason if router is not None else UNREACHABLE
+        reason = router.feed.fallback_reason if router is not None else UNREACHABLE
         if reason is not None:  # else only the choice of the replica is Serve's
             self._say_once(f"calls by value use Ray Serve's own transport, because it {reason}")
-        return self._call_natively(args, kwargs)
+        return self._call_over_serve(args, kwargs)
 
     def _say_once(self, text: str) -> None:
         if text not in self._family.said:
@@ -305,7 +322,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             super().shutdown()
 
     async def shutdown_async(self) -> None:
-        """As `shutdown`."""
+        """As `shutdown`, without blocking the loop."""
         self._close_router()
         if self._family.owns_router:
             await super().shutdown_async()
@@ -328,7 +345,7 @@ def transport_of(router: Router | None, is_by_reference: bool, fallback_reason: 
         return "by reference"
     if fallback_reason is not None:
         return "Serve's gRPC"
-    return "serve_grpc" if router is not None and router.is_ready else "undecided"
+    return "serve_grpc" if router is not None and router.feed.is_ready else "undecided"
 
 
 def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:
@@ -351,6 +368,6 @@ def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:
         _request_counter=handle.request_counter,
         _handle_id=handle.handle_id,
     )
-    wrapped._native = handle
+    wrapped._serve_handle = handle
     wrapped._family.owns_router = False
     return wrapped

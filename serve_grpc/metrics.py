@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from serve_grpc.transport.traffic import Traffic
+from serve_grpc.carriers.counters import Counters
 
 __all__ = ["Levels", "Ticker", "Totals", "TrafficMetrics", "caller_tags", "replica_tags"]
 
@@ -48,7 +48,8 @@ class Totals:
         self._counter.set_default_tags(dict(tags))
 
     def tell(self, total: int, of: str = "") -> None:
-        """The total is this much now."""
+        """Tell Ray what the total grew by since the last time."""
+        # Ray's counters can only be increased, so what they were told is remembered here.
         growth = total - self._told.get(of, 0)
         if growth > 0:
             self._told[of] = total
@@ -65,6 +66,7 @@ class Levels:
 
     def tell(self, levels: Mapping[tuple[str, ...], int]) -> None:
         """The levels of all keys; a key has a value for each tag."""
+        # A gauge keeps its last value: a key that is gone would stay on the charts for ever.
         for key in self._told | levels.keys():
             tags = dict(zip(self._tag_keys, key, strict=True))
             self._gauge.set(levels.get(key, 0), tags=tags)
@@ -85,15 +87,20 @@ class TrafficMetrics:
         self._messages = totals("messages", "Messages on sessions.")
         self._bytes = totals("message_bytes", "Bytes of messages on sessions.")
         self._frames = totals("message_frames", "Requests and replies in messages on sessions.")
+        self._stored = totals(
+            "stored_payloads", "Payloads over the message limit that went by Ray's object store."
+        )
 
-    def tell(self, traffic: Traffic) -> None:
-        """What was counted until now."""
+    def tell(self, traffic: Counters) -> None:
+        """Tell Ray what was added to these counters since the last time."""
         self._messages.tell(traffic.messages_sent, "sent")
         self._messages.tell(traffic.messages_received, "received")
         self._bytes.tell(traffic.bytes_sent, "sent")
         self._bytes.tell(traffic.bytes_received, "received")
         self._frames.tell(traffic.frames_sent, "sent")
         self._frames.tell(traffic.frames_received, "received")
+        self._stored.tell(traffic.stored_sent, "sent")
+        self._stored.tell(traffic.stored_received, "received")
 
 
 class Ticker:
@@ -132,5 +139,6 @@ class Ticker:
     def _tick(self) -> None:
         assert self._timer is not None
         self._delay.observe(max(0.0, self._loop.time() - self._timer.when()))
+        # The next tick first: an error of the report may not be the last that is heard.
         self._timer = self._loop.call_later(REPORT_S, self._tick)
         self._report()

@@ -18,6 +18,7 @@ MAX_LEVELS = 32
 LOOK_S = 0.2
 """And so long: a value may have millions of parts, and an event loop may wait for the text."""
 
+# What these hold is code, none of it a part of the value, and a module leads everywhere.
 _NO_PARTS = type, types.ModuleType, types.FunctionType
 
 
@@ -36,6 +37,7 @@ def innermost_misfit(value: Any, fits: Callable[[Any], bool]) -> str:
     def in_time(_: object) -> bool:
         return time.monotonic() < until_s
 
+    # Level by level, into the first part that does not fit: with it left out the rest may well do.
     for _ in range(MAX_LEVELS):
         parts = itertools.takewhile(in_time, _parts(value))
         misfit = next((part for part in parts if not fits(part)), None)

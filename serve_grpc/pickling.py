@@ -3,62 +3,239 @@
 C's pickler hands large bytes, text and buffers to a file one by one, and its unpickler lets a file
 read straight into the memory of the new object. So a large payload is never joined: what is sent
 are the caller's own bytes, what is received lands in its object. An array is copied once on the way
-out: the caller may change it as soon as `remote()` has returned. On the wire it is a plain pickle.
+out: the caller may change it as soon as `remote()` has returned.
+
+For who reads nothing else it is a plain pickle. Else large buffers (pickle protocol 5) stay out of
+it and follow it, so that the receiver's arrays lie where they arrived. Such a payload begins with a
+zero byte, which begins no pickle, the number of buffers and their sizes.
 """
 
 from __future__ import annotations
 
+import functools
 import pickle
+import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
-from serve_grpc.payload import Payload, Segments, joined
+from serve_grpc.payload import (
+    LARGE_BYTES,
+    Memory,
+    Payload,
+    Segments,
+    claimed,
+    joined,
+    passed_on,
+    pieces,
+    unwritten,
+    with_refs,
+)
+from serve_grpc.shared_memory.blocks import HEAP, joined_in_place
 
-__all__ = ["LARGE_BYTES", "PICKLE_PROTOCOL", "dump", "load"]
+__all__ = ["PICKLE_PROTOCOL", "dump", "load", "plain_pickle", "readable", "reduced"]
 
 PICKLE_PROTOCOL = 5
-LARGE_BYTES = 64 * 1024
-"""From this size on, C's pickler writes a piece of its own."""
+_COUNT = struct.Struct("<BI")
+"""The zero byte, and how many buffers follow the pickle; then the size of each in eight bytes."""
 
 
 class _Written:
-    """A file for a pickler that keeps the pieces it writes."""
+    """A file for a pickler that keeps the pieces it writes, large ones in `memory`."""
 
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
+    def __init__(self, memory: Memory | None) -> None:
+        self.parts: list[bytes | memoryview] = []
+        self.buffers: list[memoryview] = []
+        self._memory = memory
 
     def write(self, part: Any) -> None:
         """Keep `part`; what may still change is copied."""
-        self.parts.append(part if type(part) is bytes else bytes(part))
+        if (
+            type(part) is pickle.PickleBuffer
+        ):  # what C's pickler hands over has no length of its own
+            part = part.raw()
+        if self._memory is not None and len(part) >= LARGE_BYTES:
+            kept = self._memory.keep(part)
+            if kept is not None:
+                self.parts.append(kept)
+                return
+        # Bytes never change: what is sent is the caller's own object, without a copy.
+        self.parts.append(part if type(part) is bytes else HEAP.keep(part))
+
+    def keep_out(self, buffer: pickle.PickleBuffer) -> bool:
+        """Keep a buffer out of the pickle, if it is worth it; True where it is to go in."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: only its own class can make bytes of it
+            return True
+        with raw:
+            if raw.nbytes < LARGE_BYTES or self._memory is None:
+                return True
+            self.buffers.append(self._memory.keep(raw) or HEAP.keep(raw))
+        return False
 
 
-def dump(value: Any, pickler: type[pickle.Pickler]) -> Payload:
-    """Pickle `value` with a `pickler`; in pieces if it is large."""
-    file = _Written()
-    pickler(file, PICKLE_PROTOCOL).dump(value)
+def dump(value: Any, pickler: type[pickle.Pickler], memory: Memory | None = None) -> Payload:
+    """Pickle `value` with a `pickler`; in pieces if it is large.
+
+    Args:
+        value: Any.
+        pickler: Class of it.
+        memory: Where large pieces and buffers go; None for the heap, and a plain pickle. Buffers
+            that it has no room for stay out of the pickle all the same.
+    """
+    file = _Written(memory)
+    if memory is None:
+        pickler(file, PICKLE_PROTOCOL).dump(value)
+    else:
+        pickler(file, PICKLE_PROTOCOL, buffer_callback=file.keep_out).dump(value)
+    if file.buffers:
+        sizes = [len(buffer) for buffer in file.buffers]
+        head = _COUNT.pack(0, len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+        return Segments([head, *file.parts, *file.buffers], has_buffers=True)
     payload = Segments(file.parts)
     return payload if len(payload) >= LARGE_BYTES else joined(payload)
 
 
 def load(payload: Payload) -> Any:
-    """The value of a pickle.
+    """The value of a pickle, a new one each time.
 
     Raises:
         Exception: Whatever unpickling raises, on bytes that are no pickle.
     """
-    if isinstance(payload, Segments):
-        return pickle.Unpickler(_Arrived(payload)).load()
-    return pickle.loads(payload)
+    if not isinstance(payload, Segments):
+        try:
+            return pickle.loads(payload)
+        except pickle.UnpicklingError:
+            if payload[:1] != b"\0":
+                raise
+    arrived = _Arrived(payload)
+    buffers = arrived.take_buffers(claimed)
+    return pickle.Unpickler(arrived, buffers=buffers).load()
+
+
+def plain_pickle(payload: Payload) -> bytes:
+    """The same value as a pickle that any unpickler reads, in one piece."""
+    arrived = _Arrived(payload)
+    buffers = arrived.take_buffers(unwritten)  # it may have been loaded before, and written to
+    if not buffers:
+        return joined(payload)
+    return pickle.dumps(_Buffered(arrived.read(len(payload)), buffers), PICKLE_PROTOCOL)
+
+
+def reduced(payload: Payload) -> tuple[Any, ...]:
+    """What the `__reduce__` of an object returns that unpickles to the payload's value.
+
+    Buffers go beside the pickle, as those of an array do. What arrived in shared memory, and nobody
+    has opened, goes there as it is.
+    """
+    arrived = _Arrived(payload)
+    buffers = [pickle.PickleBuffer(b) for b in arrived.take_buffers(passed_on)]
+    parts = arrived.take_rest()
+    is_elsewhere = any(not part.readonly for part in parts)
+    inner = _Joined(parts) if is_elsewhere else b"".join(parts)
+    loads = functools.partial(pickle.loads, buffers=buffers) if buffers else pickle.loads
+    return loads, (inner,)
+
+
+class _Joined:
+    """Pickles as bytes whose large pieces lie where they arrived. Args: `parts`, all of them."""
+
+    def __init__(self, parts: list[memoryview]) -> None:
+        self._parts = parts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = [
+            bytes(part) if part.readonly else pickle.PickleBuffer(passed_on(part))
+            for part in self._parts
+        ]
+        return b"".join, (parts,)
+
+
+def readable(payload: Payload, reads_buffers: bool) -> Payload:
+    """The payload as a peer can read it. Args: `reads_buffers`, whether buffers may follow it."""
+    if reads_buffers or type(payload) is not Segments or not payload.has_buffers:
+        return payload
+    plain = plain_pickle(payload)
+    return with_refs(plain, payload.refs) if payload.refs else plain
+
+
+class _Buffered:
+    """Pickles as a pickle inside of a pickle, with the buffers of the inner one beside it."""
+
+    def __init__(self, inner: bytes, buffers: list[memoryview | bytearray]) -> None:
+        self._inner = inner
+        self._buffers = buffers
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        loads = functools.partial(pickle.loads, buffers=[_writable(b) for b in self._buffers])
+        return loads, (self._inner,)
+
+
+def _writable(buffer: memoryview | bytearray) -> bytearray:
+    return buffer if isinstance(buffer, bytearray) else bytearray(buffer)
 
 
 class _Arrived:
     """A file for an unpickler over the pieces of a payload."""
 
-    def __init__(self, payload: Segments) -> None:
-        self._views = [memoryview(part) for part in reversed(payload.parts)]
+    def __init__(self, payload: Payload) -> None:
+        self._views = [memoryview(part) for part in reversed(pieces(payload))]
+
+    def take_buffers(
+        self, own: Callable[[memoryview], memoryview | bytearray]
+    ) -> list[memoryview | bytearray]:
+        """Take off the front what tells of buffers, and the buffers off the end.
+
+        Args:
+            own: What is taken of a piece that can be written to.
+
+        Raises:
+            ValueError: There are not so many bytes.
+        """
+        if not self._views or not len(self._views[-1]) or self._views[-1][0] != 0:
+            return []
+        head = self._take(_COUNT.size)
+        _, count = _COUNT.unpack(head)
+        left = sum(map(len, self._views))
+        if 8 * count > left:
+            raise ValueError(f"a payload of {left} bytes cannot have {count} buffers")
+        sizes = struct.unpack(f"<{count}Q", self._take(8 * count))
+        if sum(sizes) > left - 8 * count:
+            raise ValueError("the buffers of a payload are larger than it is")
+        return [self._take_last(size, own) for size in reversed(sizes)][::-1]
+
+    def take_rest(self) -> list[memoryview]:
+        """All that is left, in order."""
+        rest, self._views = self._views[::-1], []
+        return rest
+
+    def _take(self, size: int) -> bytes:
+        data = self.read(size)
+        if len(data) < size:
+            raise ValueError("a payload ends before its buffers")
+        return data
+
+    def _take_last(
+        self, size: int, own: Callable[[memoryview], memoryview | bytearray]
+    ) -> memoryview | bytearray:
+        """The last `size` bytes: as they lie there if they can be written to, else copied."""
+        taken: list[memoryview] = []
+        left = size
+        while left:
+            view = self._views.pop(0)
+            if len(view) > left:
+                self._views.insert(0, view[: len(view) - left])
+                view = view[len(view) - left :]
+            taken.append(view)
+            left -= len(view)
+        if len(taken) == 1 and not taken[0].readonly:
+            return own(taken[0])
+        return joined_in_place(taken[::-1])
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer`, as far as there is data."""
+        # C's unpickler asks for this where it has made a large object already, to fill it in place.
         target = memoryview(buffer).cast("B")
         filled = 0
         while self._views and filled < len(target):
@@ -80,6 +257,7 @@ class _Arrived:
 
     def readline(self) -> bytes:
         """One line; only opcodes of pickle protocol 0 ask for it."""
+        # C's unpickler refuses a file that cannot do this, whether or not it needs it.
         line = b""
         while self._views and not line.endswith(b"\n"):
             line += self.read(1)

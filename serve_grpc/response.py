@@ -44,12 +44,12 @@ class DeploymentResponseGenerator(serve_handle.DeploymentResponseGenerator[R]):
         self.cancel()
 
     async def aclose(self) -> None:
-        """As `close`."""
+        """As `close`; nothing is waited for."""
         self.close()
 
 
 class _ByValue:
-    """What both kinds share."""
+    """What responses and generators of calls by value share: their call, and how it is given up."""
 
     _call: Call
     _is_cancelled = False
@@ -100,6 +100,7 @@ class ByValueResponse(_ByValue, DeploymentResponse[R]):
     async def _wait_for_pickle(self) -> Payload | None:
         """Wait for the call's end; the result if it came as a pickle."""
         call = self._call
+        # Not `result`, which would load it: its class may not be known in this process.
         await call.wait_done()
         return call.payload if call.fields.envelope.response_serializer in PICKLES else None
 
@@ -139,6 +140,8 @@ class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
         return f"DeploymentResponseGenerator({self._call!r})"
 
     def __del__(self) -> None:
+        # Runs wherever Python happens to collect garbage, so `give_up` only posts a note; and after
+        # an `__init__` that raised, too, when nothing is set yet.
         call = getattr(self, "_call", None)
         if call is not None:
             call.give_up()
@@ -186,6 +189,7 @@ class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
 
 
 def _refuse_in_event_loop(instead: str) -> None:
+    # Serve's rule and words (`DeploymentResponse.result` in `ray/serve/handle.py`).
     if asyncio._get_running_loop() is not None:
         raise RuntimeError(
             f"Sync methods should not be called from within an `asyncio` event loop. {instead}"

@@ -20,8 +20,8 @@ from serve_grpc._serve.references import cloudpickled, pickled
 from serve_grpc.errors import SerializationError
 from serve_grpc.foreign import is_interrupt, name_of, text_of
 from serve_grpc.misfits import innermost_misfit
-from serve_grpc.payload import Payload, Segments, joined
-from serve_grpc.pickling import LARGE_BYTES, PICKLE_PROTOCOL
+from serve_grpc.payload import LARGE_BYTES, Memory, Payload, Segments, joined, pieces
+from serve_grpc.pickling import PICKLE_PROTOCOL
 
 __all__ = [
     "PICKLES",
@@ -43,23 +43,34 @@ class Serializer:
         dumps: Value to bytes, in several pieces where joining them would cost a copy.
         loads: The reverse.
         reads_pieces: Whether `loads` takes a payload in pieces; else they are joined for it.
+        writes_into: As `dumps`, with a `Memory` for large pieces; None if it cannot.
     """
 
     name: str
     dumps: Callable[[Any], Payload]
     loads: Callable[[Any], Any]
     reads_pieces: bool = False
+    writes_into: Callable[[Any, Memory], Payload] | None = None
 
-    def dump_request(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
+    def dump_request(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None = None
+    ) -> Payload:
         """Serialize a call's arguments.
+
+        Args:
+            args, kwargs: Values of any kind.
+            memory: Where large pieces go; None for the heap.
 
         Raises:
             SerializationError: An argument does not fit this serializer.
         """
         try:
             if self.name == "noop":
-                return _single_bytes(args, kwargs)
-            return self.dumps((args, kwargs))
+                return _kept(_single_bytes(args, kwargs), memory)
+            value = args, kwargs
+            return self.dumps(value) if memory is None else self._dumps_into(value, memory)
+        # Values and pickles run their classes' code: whatever it raises, SystemExit too, is the
+        # error of this call (`foreign`). So in the three methods below.
         except BaseException as error:
             raise self._error("request", "serialize", (*args, *kwargs.values()), error) from error
 
@@ -81,14 +92,14 @@ class Serializer:
         except BaseException as error:
             raise self._error("request", "deserialize", (), error) from error
 
-    def dump_response(self, value: Any) -> Payload:
-        """Serialize a result or a stream item.
+    def dump_response(self, value: Any, memory: Memory | None = None) -> Payload:
+        """Serialize a result or a stream item; `memory` as in `dump_request`.
 
         Raises:
             SerializationError: The value does not fit this serializer.
         """
         try:
-            return self.dumps(value)
+            return self.dumps(value) if memory is None else self._dumps_into(value, memory)
         except BaseException as error:
             raise self._error("response", "serialize", (value,), error) from error
 
@@ -103,13 +114,18 @@ class Serializer:
         except BaseException as error:
             raise self._error("response", "deserialize", (), error) from error
 
+    def _dumps_into(self, value: Any, memory: Memory) -> Payload:
+        if self.writes_into is not None:
+            return self.writes_into(value, memory)
+        return _kept(self.dumps(value), memory)
+
     def _loads(self, payload: Payload) -> Any:
         return self.loads(payload if self.reads_pieces else joined(payload))
 
     def _error(
         self, direction: str, verb: str, values: tuple[Any, ...], cause: BaseException
     ) -> SerializationError:
-        if is_interrupt(cause):
+        if is_interrupt(cause):  # Ctrl-C is the program's, whatever was being done
             raise cause
         try:
             what = self._what(values, cause)
@@ -126,6 +142,7 @@ class Serializer:
         )
 
     def _what(self, values: tuple[Any, ...], cause: BaseException) -> str:
+        # Each library has its own class for it, and this word in the text.
         if "recursion" in f"{name_of(cause)} {text_of(cause)}".lower():
             return " a value that is nested too deep"
         for value in values:
@@ -143,11 +160,19 @@ class Serializer:
         return True
 
     def _advice(self, values: tuple[Any, ...]) -> str:
+        # In this order: who chose a serializer that is no pickle may not want one.
         if self.name == "orjson" and _serializers["msgpack"]._takes(values):
             return "'msgpack' takes it"
         if self.name != "cloudpickle" and _serializers["cloudpickle"]._takes(values):
             return "'cloudpickle' takes it"
         return "no serializer takes it: for 'cloudpickle' it must be picklable"
+
+
+def _kept(payload: Payload, memory: Memory | None) -> Payload:
+    """The same bytes, in `memory` if they are many."""
+    if memory is None or len(payload) < LARGE_BYTES:
+        return payload
+    return Segments([memory.keep(piece) or piece for piece in pieces(payload)])
 
 
 def _single_bytes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -158,6 +183,9 @@ def _single_bytes(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
 
 class _PlainDataPickler(pickle.Pickler):
     """Pickles built-in data; `reducer_override` sees, and refuses, everything else."""
+
+    # C's pickler asks it after the exact built-in types (`save` in CPython's _pickle.c), so plain
+    # data pays nothing for it, and a subclass of `dict` is seen.
 
     def reducer_override(self, obj: Any) -> Any:
         raise _NotPlainData
@@ -188,6 +216,7 @@ def _shape(value: Any) -> int:
             atoms = [*part, *part.values()]
         else:
             continue
+        # By exact type: a subclass may pickle itself in any way.
         for atom in atoms:
             kind = type(atom)
             if kind not in _ATOMS:
@@ -197,21 +226,21 @@ def _shape(value: Any) -> int:
     return shape
 
 
-def _cloudpickle_dumps(value: Any) -> Payload:
-    return _pickle_plainly(value) or cloudpickled(value)
+def _cloudpickle_dumps(value: Any, memory: Memory | None = None) -> Payload:
+    return _pickle_plainly(value, memory) or cloudpickled(value, memory)  # no pickle is empty
 
 
-def _pickle_dumps(value: Any) -> Payload:
-    return _pickle_plainly(value) or pickled(value)
+def _pickle_dumps(value: Any, memory: Memory | None = None) -> Payload:
+    return _pickle_plainly(value, memory) or pickled(value, memory)
 
 
-def _pickle_plainly(value: Any) -> Payload | None:
+def _pickle_plainly(value: Any, memory: Memory | None) -> Payload | None:
     # For built-in data the C pickler writes the same bytes as cloudpickle at a fraction of its
     # cost (docs/decisions/0003-serializers.md), and there are no ObjectRefs to look for.
-    if _shape(value) == _SHALLOW:
+    if _shape(value) == _SHALLOW:  # a large one is better written in pieces, below
         return pickle.dumps(value, protocol=PICKLE_PROTOCOL)
     try:
-        return pickling.dump(value, _PlainDataPickler)
+        return pickling.dump(value, _PlainDataPickler, memory)
     except _NotPlainData:
         return None
 
@@ -234,7 +263,8 @@ def _msgpack_dumps(value: Any) -> Payload:
 
 
 def _msgpack_loads(payload: Any) -> Any:
-    # Map keys of any type are allowed, as in Ray Serve's own "msgpack".
+    # Map keys of any type are allowed, as in Ray Serve's own "msgpack"; msgpack's own default is
+    # text and bytes only.
     try:
         return msgpack.unpackb(payload, raw=False, strict_map_key=False)
     except TypeError:  # a tuple in a key was written as an array, and a list is no key
@@ -261,8 +291,8 @@ def _bytes_or_refuse(value: Any) -> bytes:
 _serializers: dict[str, Serializer] = {
     s.name: s
     for s in (
-        Serializer("cloudpickle", _cloudpickle_dumps, pickling.load, reads_pieces=True),
-        Serializer("pickle", _pickle_dumps, pickling.load, reads_pieces=True),
+        Serializer("cloudpickle", _cloudpickle_dumps, pickling.load, True, _cloudpickle_dumps),
+        Serializer("pickle", _pickle_dumps, pickling.load, True, _pickle_dumps),
         Serializer("msgpack", _msgpack_dumps, _msgpack_loads),
         Serializer("orjson", orjson.dumps, orjson.loads),
         Serializer("noop", _bytes_or_refuse, bytes),
@@ -288,6 +318,7 @@ def get_serializer(name: str) -> Serializer:
     serializer = _serializers.get(name)
     if serializer is not None:
         return serializer
+    # Only now: nearly all calls name a serializer as the table does.
     if not isinstance(name, str):
         raise TypeError(f"a serializer is named by a string, got {type(name).__name__}")
     serializer = _serializers.get(name.lower())

@@ -13,9 +13,9 @@ from ray.serve import handle as serve_handle
 
 from serve_grpc._serve.requests import inside_ray_client_context
 from serve_grpc._serve.routers import has_replicas
+from serve_grpc.carriers.counters import Counters
 from serve_grpc.handle import UNREACHABLE, DeploymentHandle, transport_of
 from serve_grpc.routing.peer import Peer
-from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["HandleStatistics", "ReplicaStatistics", "handle_statistics"]
 
@@ -29,6 +29,8 @@ class ReplicaStatistics:
         address: "host:port" of its endpoint.
         state: Of the session: "idle" (none was needed yet), "connecting", "ready", "suspect" (it
             does not answer heartbeats), "lost" (to be opened again) or "gone" (it drains).
+        carrier: What carries the open session: "grpc", or "local" for the local lane; "" while no
+            session is open.
         in_flight: Calls of this process that it has not answered.
         reported_load: Requests of all callers that ran there when it last said so, and those sent
             since.
@@ -40,6 +42,7 @@ class ReplicaStatistics:
     replica_id: str
     address: str
     state: str
+    carrier: str
     in_flight: int
     reported_load: int
     max_ongoing_requests: int
@@ -66,6 +69,8 @@ class HandleStatistics:
         messages_sent, requests_sent, bytes_sent, messages_received, replies_received,
             bytes_received: What went over the sessions, of all handles to the deployment on the
             same event loop. Requests divided by messages is the mean size of a batch.
+        local_fallbacks: How often one of these sessions took gRPC because the local lane could not
+            be had.
         replicas: Those with an endpoint, by id.
     """
 
@@ -84,6 +89,7 @@ class HandleStatistics:
     messages_received: int
     replies_received: int
     bytes_received: int
+    local_fallbacks: int
     replicas: tuple[ReplicaStatistics, ...]
 
 
@@ -101,13 +107,13 @@ def handle_statistics(handle: DeploymentHandle[Any]) -> HandleStatistics:
         kind = f"{type(handle).__module__}.{type(handle).__name__}"
         raise TypeError(f"expected a serve_grpc.DeploymentHandle, got {kind}{hint}")
     # Not a method: a deployment may have one of that name, and `handle.name` is the deployment's.
-    native, router = handle._router, handle._known_router()
-    is_reachable = not inside_ray_client_context() and (native is None or has_replicas(native))
+    serves, router = handle._router, handle._known_router()
+    is_reachable = not inside_ray_client_context() and (serves is None or has_replicas(serves))
     fallback_reason = None if is_reachable else UNREACHABLE
     tally = router.tally if router is not None else None
-    if router is not None and router.fallback_reason is not None:
-        fallback_reason = router.fallback_reason
-    traffic = tally.traffic if tally is not None else Traffic()
+    if router is not None and router.feed.fallback_reason is not None:
+        fallback_reason = router.feed.fallback_reason
+    counters = tally.counters if tally is not None else Counters()
     peers = tally.replicas.peers if tally is not None and tally.replicas is not None else ()
     return HandleStatistics(
         deployment_name=handle.deployment_name,
@@ -119,12 +125,13 @@ def handle_statistics(handle: DeploymentHandle[Any]) -> HandleStatistics:
         waiting=tally.waiting if tally is not None else 0,
         rejections=tally.rejections if tally is not None else 0,
         retries=tally.retries if tally is not None else 0,
-        messages_sent=traffic.messages_sent,
-        requests_sent=traffic.frames_sent,
-        bytes_sent=traffic.bytes_sent,
-        messages_received=traffic.messages_received,
-        replies_received=traffic.frames_received,
-        bytes_received=traffic.bytes_received,
+        messages_sent=counters.messages_sent,
+        requests_sent=counters.frames_sent,
+        bytes_sent=counters.bytes_sent,
+        messages_received=counters.messages_received,
+        replies_received=counters.frames_received,
+        bytes_received=counters.bytes_received,
+        local_fallbacks=counters.local_fallbacks,
         replicas=tuple(_of_replica(peer) for peer in peers),
     )
 
@@ -135,6 +142,7 @@ def _of_replica(peer: Peer) -> ReplicaStatistics:
         replica_id=facts.replica_id,
         address=facts.address,
         state=peer.state.value,
+        carrier=peer.carrier,
         in_flight=peer.in_flight,
         reported_load=peer.reported,
         max_ongoing_requests=facts.max_ongoing_requests,

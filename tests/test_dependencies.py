@@ -36,7 +36,7 @@ def table() -> dict[str, tuple[str, list[str]]]:
     return {package: (floor, cves.split(", ")) for package, floor, cves in rows}
 
 
-def test_the_table_has_the_packages_that_read_what_strangers_send() -> None:
+def test_the_table_has_the_packages_that_read_what_others_send() -> None:
     assert set(table()) == {"grpcio", "protobuf", "orjson", "msgpack"}
     assert sorted(cve for _, cves in table().values() for cve in cves) == sorted(FIXED_IN)
 

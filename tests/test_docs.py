@@ -24,7 +24,7 @@ import pytest
 import serve_grpc
 from serve_grpc import config, errors, serialization
 from serve_grpc._generated.replica_pb2 import Error
-from serve_grpc.transport import plain_call
+from serve_grpc.carriers.grpc import plain
 from tests.ray.compat import page as compatibility
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,7 @@ EVERY_PAGE = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")), FINDINGS]
 FENCE = re.compile(r"^```(\w*)\s*$")
 MARK = re.compile(r"^<!-- not run:(.*)-->$")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+SYMBOL = re.compile(r"\[`([\w.]+)`\]\(\.\./(serve_grpc/[\w/]+\.py)")
 PRINTED = re.compile(r"^\s*print\(.*\)  # (.+)$")
 MAX_LINES = 250
 
@@ -153,6 +154,26 @@ def test_pages_are_short_and_listed_in_the_readme(page: Path) -> None:
     assert f"]({name_of(page)})" in (ROOT / "README.md").read_text()
 
 
+def test_functions_that_a_page_names_are_in_the_files_it_links_to() -> None:
+    named = {link for page in PAGES for link in SYMBOL.findall(page.read_text())}
+    assert len(named) > 50
+    assert [f"{name} in {file}" for name, file in named if name not in defined_in(file)] == []
+
+
+def defined_in(file: str) -> set[str]:
+    """Its functions and classes, and the methods of these."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    top = [node for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, kinds)]
+    methods = {
+        f"{node.name}.{method.name}"
+        for node in top
+        if isinstance(node, ast.ClassDef)
+        for method in node.body
+        if isinstance(method, kinds)
+    }
+    return methods | {node.name for node in top}
+
+
 def test_readme_shows_the_two_commands() -> None:
     commands = [f.code for f in fragments(ROOT / "README.md") if f.language == "sh"]
     for command in ("make demo", "make test"):
@@ -205,7 +226,7 @@ def test_error_classes_are_those_of_the_tree() -> None:
 def test_statuses_of_the_plain_door_are_those_of_the_server() -> None:
     text = (DOCS / "errors.md").read_text()
     rows = re.findall(r"^\| `([A-Z_]+)` \| `([A-Z_]+)` \|", text, flags=re.MULTILINE)
-    actual = {(status.name, Error.Code.Name(code)) for code, status in plain_call._STATUS.items()}
+    actual = {(status.name, Error.Code.Name(code)) for code, status in plain._STATUS.items()}
     assert set(rows) == actual
 
 

@@ -1,8 +1,8 @@
 """Accounting: what Serve counts and logs about a call, on both sides.
 
 Serve's counters, gauges and log handlers are real, without a Ray cluster that would collect them:
-see bench/stand_ins.py. Lines of the access log go to a file and to /dev/null for stderr, which is
-what Serve's default settings write.
+see bench/stand_ins/serve.py. Lines of the access log go to a file and to /dev/null for stderr,
+which is what Serve's default settings write.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from bench.micro.pair import BATCH, REQUEST_ID
-from bench.stand_ins import (
+from bench.stand_ins.serve import (
     ROUTE,
     cancel_tasks,
-    new_replica_access,
+    new_replica_adapter,
     new_router,
     running,
     serve_log,
 )
-from serve_grpc._serve.replicas import ReplicaAccess
+from serve_grpc._serve.replicas import ReplicaAdapter
 
 
 @pytest.fixture
@@ -38,19 +38,18 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 @pytest.mark.parametrize("calls", [1, BATCH], ids="{} at once".format)
 def test_calls_counted_and_flushed(cost: Any, loop: asyncio.AbstractEventLoop, calls: int) -> None:
     async def count() -> None:
-        access, manager = new_router()
-        access.subscribe(lambda _: None)
+        adapter, manager = new_router()
+        adapter.subscribe(lambda _: None)
         infos = running(1, max_ongoing_requests=100)
         manager._update_running_replicas(infos)
         replica_id = infos[0].replica_id.unique_id
 
         def account() -> None:
             for _ in range(calls):
-                access.on_call(ROUTE, "default")
-                access.on_routed(ROUTE)
-                access.on_sent(replica_id)
-                access.on_finished(replica_id)
-            access._flush()
+                adapter.on_call(ROUTE, "default")
+                adapter.on_sent(replica_id)
+                adapter.on_finished(replica_id)
+            adapter._flush()
 
         cost(account, part="accounting", side="caller", calls=calls)
 
@@ -58,45 +57,45 @@ def test_calls_counted_and_flushed(cost: Any, loop: asyncio.AbstractEventLoop, c
 
 
 @contextlib.contextmanager
-def replica(loop: asyncio.AbstractEventLoop, log_dir: Path) -> Iterator[ReplicaAccess]:
+def replica(loop: asyncio.AbstractEventLoop, log_dir: Path) -> Iterator[ReplicaAdapter]:
     """A replica and its log. Not a fixture: pytest's own log handlers come between phases."""
 
     async def echo(text: str) -> str:
         return text
 
-    async def make() -> ReplicaAccess:
-        return new_replica_access(echo, max_ongoing_requests=100)
+    async def make() -> ReplicaAdapter:
+        return new_replica_adapter(echo, max_ongoing_requests=100)
 
     with serve_log(log_dir):
-        access = loop.run_until_complete(make())
-        yield access
-        access._access_log.close()
+        adapter = loop.run_until_complete(make())
+        yield adapter
+        adapter._access_log.close()
 
 
 def test_slots_taken_and_given_back(
     cost: Any, loop: asyncio.AbstractEventLoop, tmp_path: Path
 ) -> None:
-    with replica(loop, tmp_path) as access:
+    with replica(loop, tmp_path) as adapter:
 
         def admit() -> None:
             for _ in range(BATCH):
-                assert access.try_admit()
+                assert adapter.try_admit()
             for _ in range(BATCH):
-                access.release()
+                adapter.release()
 
         cost(admit, part="accounting", side="replica", calls=BATCH)
-        assert access.ongoing() == 0
+        assert adapter.ongoing() == 0
 
 
 @pytest.mark.parametrize("calls", [1, BATCH], ids="{} at once".format)
 def test_requests_recorded_and_lines_written(
     cost: Any, loop: asyncio.AbstractEventLoop, tmp_path: Path, calls: int
 ) -> None:
-    with replica(loop, tmp_path) as access:
+    with replica(loop, tmp_path) as adapter:
 
         def record() -> None:
             for _ in range(calls):
-                access.record(
+                adapter.record(
                     method_name="__call__",
                     route=ROUTE,
                     request_id=REQUEST_ID,
@@ -105,7 +104,7 @@ def test_requests_recorded_and_lines_written(
                     status="OK",
                     exception_type=None,
                 )
-            access._access_log.write()
+            adapter._access_log.write()
 
         cost(record, part="accounting", side="replica", calls=calls)
     (log,) = tmp_path.glob("*.log")
@@ -116,8 +115,8 @@ def test_recorded_requests_reported_by_serve(
     cost: Any, loop: asyncio.AbstractEventLoop, tmp_path: Path
 ) -> None:
     """Serve's own task does this every 100 ms, for requests over any transport."""
-    with replica(loop, tmp_path) as access:
-        metrics: Any = access._metrics
+    with replica(loop, tmp_path) as adapter:
+        metrics: Any = adapter._metrics
 
         def recorded() -> tuple[()]:
             for _ in range(BATCH):

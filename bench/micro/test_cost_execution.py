@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bench.micro.pair import BATCH, REQUEST_ID
-from bench.stand_ins import cancel_tasks, new_replica_access
-from serve_grpc._serve.replicas import ReplicaAccess
+from bench.stand_ins.serve import cancel_tasks, new_replica_adapter
+from serve_grpc._serve.replicas import ReplicaAdapter
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import Invocation, Outcome
 from serve_grpc.serialization import get_serializer
@@ -41,9 +41,9 @@ class Outcomes:
 
 
 def new_invocation(call_id: int, serializer: str, payload: bytes) -> Invocation:
-    sink: Any = None
+    replies: Any = None
     return Invocation(
-        sink,
+        replies,
         call_id,
         "__call__",
         serializer,
@@ -63,11 +63,11 @@ def test_async_methods_run(cost: Any, serializer: str) -> None:
     outcomes: Any = Outcomes()
     loop = asyncio.new_event_loop()
 
-    async def start() -> tuple[ReplicaAccess, Executor]:
-        access = new_replica_access(echo, max_ongoing_requests=BATCH)
-        return access, Executor(access, outcomes, 10**6)
+    async def start() -> tuple[ReplicaAdapter, Executor]:
+        adapter = new_replica_adapter(echo, max_ongoing_requests=BATCH)
+        return adapter, Executor(adapter, outcomes, 10**6)
 
-    access, executor = loop.run_until_complete(start())
+    adapter, executor = loop.run_until_complete(start())
 
     async def run(invocations: list[Invocation]) -> None:
         outcomes.missing = len(invocations)
@@ -85,7 +85,7 @@ def test_async_methods_run(cost: Any, serializer: str) -> None:
         side="replica",
         calls=BATCH,
     )
-    access._access_log.close()
+    adapter._access_log.close()
     loop.run_until_complete(cancel_tasks())
     loop.close()
     assert outcomes.missing == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.micro.pair import BATCH
-from serve_grpc.transport.mailbox import mailbox_of
+from serve_grpc.mailbox import mailbox_of
 
 
 @pytest.mark.parametrize("calls", [1, BATCH], ids="{} at once".format)

@@ -1,4 +1,4 @@
-"""Pick: which replica gets a call. How it grows with full ones is in bench/growth_routing.py."""
+"""Pick: which replica gets a call. How it grows with full ones is in bench/growth/routing.py."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The whole path of a call in one process, from its arguments to its result, all but gRPC.
 
-Router, session, dispatcher, executor, accounting and access log of both sides, and the tasks of
-the calls themselves; see bench/loopback.py for what stands in. Counters and log lines are written
-every 50 ms, so it is the mean that counts.
+Router, session, dispatcher, executor, accounting and access log of both sides, and the tasks of the
+calls themselves; see bench/stand_ins/loopback.py for what stands in. Counters and log lines are
+written every 50 ms, so it is the mean that counts.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from bench.loopback import loopback
 from bench.micro.pair import BATCH
-from bench.stand_ins import serve_log
+from bench.stand_ins.loopback import loopback
+from bench.stand_ins.serve import serve_log
 
 
 @pytest.mark.parametrize("calls", [1, BATCH], ids="{} in flight".format)

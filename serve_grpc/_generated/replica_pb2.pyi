@@ -52,20 +52,22 @@ class CallerBatch(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., templates: _Optional[_Iterable[_Union[Template, _Mapping]]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[Request, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[Credit, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., ping: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("min_version", "max_version", "replica_id", "nonce", "features", "key_id")
+    __slots__ = ("min_version", "max_version", "replica_id", "nonce", "features", "key_id", "max_message_bytes")
     MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_VERSION_FIELD_NUMBER: _ClassVar[int]
     REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     min_version: int
     max_version: int
     replica_id: str
     nonce: bytes
     features: _containers.RepeatedScalarFieldContainer[str]
     key_id: bytes
-    def __init__(self, min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., replica_id: _Optional[str] = ..., nonce: _Optional[bytes] = ..., features: _Optional[_Iterable[str]] = ..., key_id: _Optional[bytes] = ...) -> None: ...
+    max_message_bytes: int
+    def __init__(self, min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., replica_id: _Optional[str] = ..., nonce: _Optional[bytes] = ..., features: _Optional[_Iterable[str]] = ..., key_id: _Optional[bytes] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
 
 class Proof(_message.Message):
     __slots__ = ("mac",)
@@ -92,7 +94,7 @@ class Template(_message.Message):
     def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request_serializer: _Optional[str] = ..., response_serializer: _Optional[str] = ..., stream: bool = ..., route: _Optional[str] = ..., app_name: _Optional[str] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client", "reserved_slot", "context")
+    __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client", "reserved_slot", "context", "stored")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +107,7 @@ class Request(_message.Message):
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     RESERVED_SLOT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     id: int
     template: int
     request_id: str
@@ -117,7 +120,18 @@ class Request(_message.Message):
     client: str
     reserved_slot: str
     context: RequestContext
-    def __init__(self, id: _Optional[int] = ..., template: _Optional[int] = ..., request_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., credit_items: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., client: _Optional[str] = ..., reserved_slot: _Optional[str] = ..., context: _Optional[_Union[RequestContext, _Mapping]] = ...) -> None: ...
+    stored: StoredPayload
+    def __init__(self, id: _Optional[int] = ..., template: _Optional[int] = ..., request_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., credit_items: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., client: _Optional[str] = ..., reserved_slot: _Optional[str] = ..., context: _Optional[_Union[RequestContext, _Mapping]] = ..., stored: _Optional[_Union[StoredPayload, _Mapping]] = ...) -> None: ...
+
+class StoredPayload(_message.Message):
+    __slots__ = ("size", "object_id", "owner_address")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    OWNER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    object_id: bytes
+    owner_address: bytes
+    def __init__(self, size: _Optional[int] = ..., object_id: _Optional[bytes] = ..., owner_address: _Optional[bytes] = ...) -> None: ...
 
 class RequestContext(_message.Message):
     __slots__ = ("trace", "ray_trace", "grpc_context")
@@ -144,12 +158,18 @@ class RequestContext(_message.Message):
     def __init__(self, trace: _Optional[_Mapping[str, str]] = ..., ray_trace: _Optional[_Mapping[str, str]] = ..., grpc_context: _Optional[bytes] = ...) -> None: ...
 
 class Fragment(_message.Message):
-    __slots__ = ("id", "data")
+    __slots__ = ("id", "data", "segment", "offset", "size")
     ID_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     id: int
     data: bytes
-    def __init__(self, id: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    segment: int
+    offset: int
+    size: int
+    def __init__(self, id: _Optional[int] = ..., data: _Optional[bytes] = ..., segment: _Optional[int] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Credit(_message.Message):
     __slots__ = ("id", "items", "bytes")
@@ -234,7 +254,7 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[_Union[Refusal.Reason, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ("id", "kind", "payload", "error", "lent")
+    __slots__ = ("id", "kind", "payload", "error", "lent", "stored")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         RESULT: _ClassVar[Reply.Kind]
@@ -250,12 +270,14 @@ class Reply(_message.Message):
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     LENT_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     id: int
     kind: Reply.Kind
     payload: bytes
     error: Error
     lent: int
-    def __init__(self, id: _Optional[int] = ..., kind: _Optional[_Union[Reply.Kind, str]] = ..., payload: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., lent: _Optional[int] = ...) -> None: ...
+    stored: StoredPayload
+    def __init__(self, id: _Optional[int] = ..., kind: _Optional[_Union[Reply.Kind, str]] = ..., payload: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., lent: _Optional[int] = ..., stored: _Optional[_Union[StoredPayload, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "type_name", "message", "traceback", "pickled", "may_have_executed", "size", "limit", "serializer", "function_name", "pid", "node_ip", "direction")

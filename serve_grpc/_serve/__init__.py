@@ -3,19 +3,21 @@
     versions.py         which Ray is supported; refuses the others
     routers.py          a handle's router: replica set, configuration, metrics
     router_metrics.py   the metrics of Serve's request router
-    request_routers.py  requests that Serve's own router places, over our sessions
+    request_routers.py  requests that Serve's own router assigns, over our sessions
     handles.py          a handle's default marker and flag, the router of Serve's own handle
     requests.py         request context, parents and children of a request
     definitions.py      what a replica loads as its code, and the metadata it publishes
     replicas.py         the replica this process runs: admission, metrics, user's methods
+    request_metrics.py  what Serve counts of a replica's requests, told in bulk
     ingress_context.py  the gRPC ingress' context as bytes
     tracing.py          Serve's spans at caller and replica, trace contexts, the gRPC ingress' context
     access_log.py       Serve's access log lines, written in bulk
     exceptions.py       the user's exception as Ray presents it
     references.py       pickles that tell which ObjectRefs they name
     lending.py          how callers and a replica exchange ObjectRefs
+    store.py            payloads in Ray's object store
     scanning.py         handles and applications among constructor arguments
-    cluster.py          node, secret of the cluster
+    cluster.py          node, Ray's directory on it, secret of the cluster
 
 Private names in use; a name that begins with a dot belongs to the class before it. They are the
 same in Ray 2.57 to 2.60, except for those of the second table. `tests/unit/test_private_names.py`
@@ -34,16 +36,18 @@ does so, and runs the tests of a real Serve, on the newest patch of each of thes
 | `Application._bound_deployment`, `._ingress_request_router`, `._with_ingress_request_router` (in deployment.py), `_PyObjScanner` | the application graph |
 | `Deployment._deployment_config`, `._replica_config` (in deployment.py too), `ReplicaConfig.deployment_def`, `.serialized_deployment_def` (set), `UserCallableWrapper._deployment_def`, `.initialize_callable` (wrapped on the instance), `._user_record_replica_metadata` (set on the instance), `._call_func_or_gen` | what a replica loads, and the metadata it publishes |
 | `worker.global_worker`, `global_worker.actors`, `ReplicaActor._replica_impl` | the running replica |
-| `Semaphore._value`, `Replica._semaphore`, `._reserved_slots`, `._metrics_manager`, `._event_loop`, `._user_callable_wrapper`, `._quiescing`, `._shutting_down`, `.perform_graceful_shutdown` (wrapped on the instance), `._replica_id`, `._deployment_id`, `._ingress`, `._access_log_context`, `.get_num_ongoing_requests` | admission, accounting, shutdown |
-| `ReplicaMetricsManager.inc_/dec_num_ongoing_requests`, `.record_request_metrics`, `RequestMetadata` | what Serve counts of a replica's requests |
+| `Worker.node`, `Node.get_session_dir_path` | where the sockets of a node's replicas lie |
+| `Semaphore._value`, `._waiters`, `.get_max_value`, `Replica._semaphore`, `._reserved_slots`, `._metrics_manager`, `._event_loop`, `._user_callable_wrapper`, `._quiescing`, `._shutting_down`, `.perform_graceful_shutdown` (wrapped on the instance), `._replica_id`, `._deployment_id`, `._ingress`, `._access_log_context`, `.get_num_ongoing_requests` | admission, accounting, shutdown |
+| `ReplicaMetricsManager.inc_/dec_num_ongoing_requests`, `._user_code_time_accumulator`, `._max_processing_latency_trackers`, `._processing_latency_tracker`, `._request_counter`, `._error_counter`, `._cached_metrics_enabled`, `RequestMetadata`, `Metric._metric`, `._get_final_tags` | what Serve counts of a replica's requests |
 | `UserCallableWrapper.get_user_method_info`, `._call_func_or_gen`, `._run_sync_methods_in_threadpool`, `.event_loop` | Serve's rules of execution |
 | `constants.RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP`, `RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING`, `RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE` | Serve's flags |
-| `context._serve_request_context`, `_RequestContext._internal_request_id`, `._client`, `utils.generate_request_id`, `context._in_flight_requests` and its default factory, `_requests_pending_assignment` | request context, cancelling children |
+| `context._serve_request_context`, `_RequestContext._internal_request_id`, `._client`, `context._in_flight_requests` and its default factory, `_requests_pending_assignment` | request context, cancelling children |
 | `tracing_utils.is_tracing_enabled`, `get_tracer`, `get_trace_context`, `set_trace_context`, `detach_trace_context`, `create_propagated_context`, `extract_propagated_context`, `TraceContextManager`, `SpanKind`, `SpanAttributes`, `set_span_in_context`, `RequestProtocol` | Serve's spans |
 | `tracing_helper._is_tracing_enabled`, `_get_opentelemetry`, `_DictPropagator` | Ray's trace context |
 | `logging_utils.ServeFormatter`, `access_log_msg`, `ServeContextFilter`, `ServeLogAttributeRemovalFilter`, `log_access_log_filter`, `log_to_stderr_filter` (the filters that `configure_component_logger` sets), `constants.SERVE_LOGGER_NAME` | access log |
 | `internal_kv._internal_kv_put`, `_internal_kv_get`, `_raylet.AuthenticationTokenLoader`, `AuthenticationMode`, `get_authentication_mode` | the cluster's secret |
 | `global_worker.get_serialization_context`, `SerializationContext.is_in_band_serialization`, `.set_in_band_serialization`, `.set_out_of_band_serialization`, `.add_contained_object_ref`, `.get_and_clear_contained_object_refs` | the ObjectRefs that a pickle names |
+| `split_buffer`, `unpack_pickle5_buffers`, `CoreWorker.serialize_object_ref`, `.deserialize_and_register_object_ref`, `.get_objects`, `.get_all_reference_counts` | payloads in the object store |
 | `ReplicaID`, `.to_full_id_str`, `DeploymentID`, `constants.SERVE_NAMESPACE` | the actor of a replica |
 
 Where the versions differ:

@@ -12,11 +12,20 @@ import os
 import time
 
 import ray
+from ray._private import worker as ray_worker
 from ray.experimental import internal_kv
 
 from serve_grpc.protocol import handshake
 
-__all__ = ["cluster_secret", "cluster_secrets", "node_address", "rotate_secret", "sign_call"]
+__all__ = [
+    "cluster_secret",
+    "cluster_secrets",
+    "node_address",
+    "node_id",
+    "rotate_secret",
+    "session_directory",
+    "sign_call",
+]
 
 _NAMESPACE = b"serve_grpc"
 _KEY = b"session_secret"
@@ -26,6 +35,16 @@ SECRET_BYTES = 32
 def node_address() -> str:
     """Ray's address of this node: a loopback one where Ray itself runs on loopback."""
     return str(ray.util.get_node_ip_address())
+
+
+def node_id() -> str:
+    """Ray's id of this node, in hex; "" while this process is in no cluster."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
+def session_directory() -> str:
+    """Where Ray keeps what belongs to this cluster on this node: logs, sockets."""
+    return str(ray_worker.global_worker.node.get_session_dir_path())
 
 
 def cluster_secret() -> bytes:
@@ -39,6 +58,7 @@ def cluster_secrets() -> tuple[bytes, ...]:
     Under `RAY_AUTH_MODE=token` Ray's token goes into them, so that a peer without it fails the
     handshake. Blocks for a round trip to Ray's key-value store.
     """
+    # Mixed in, not sent: a replica tells by the proof alone whether the peer has both.
     stored = _stored()
     token = _ray_token()
     secrets = (stored[i : i + SECRET_BYTES] for i in range(0, len(stored), SECRET_BYTES))
@@ -59,6 +79,8 @@ def rotate_secret() -> None:
         raise RuntimeError(
             "rotate_secret() needs a connection to the Ray cluster: ray.init() first"
         )
+    # Read, then written, without a lock: of two rotations at the same moment one new secret is
+    # lost. Peers that have read it find out at their next session (docs/decisions/0013).
     current = _stored()[:SECRET_BYTES]
     internal_kv._internal_kv_put(
         _KEY, os.urandom(SECRET_BYTES) + current, overwrite=True, namespace=_NAMESPACE
@@ -83,6 +105,7 @@ def sign_call(replica_id: str, method: str, request: bytes = b"") -> tuple[tuple
     if not ray.is_initialized():
         raise RuntimeError("sign_call() needs a connection to the Ray cluster: ray.init() first")
     nonce = os.urandom(16).hex()
+    # The wall clock: the replica may be on another machine, and allows for a minute.
     value = handshake.sign_call(cluster_secret(), method, replica_id, request, nonce, time.time())
     return (("authorization", value),)
 

@@ -23,6 +23,7 @@ Metadata = Callable[[], Awaitable[dict[str, Any]]]
 def on_load(deployment: Deployment, callback: Callable[[Any], None]) -> None:
     """Have `callback(code)` called in each process that loads the deployment's code, replicas above
     all; changes the deployment. The callback is pickled."""
+    # `ReplicaConfig.create` has pickled the code already, and Serve ships these bytes as they are.
     config = deployment._replica_config
     config.serialized_deployment_def = cloudpickle.dumps(
         _Definition(config.deployment_def, callback)
@@ -56,10 +57,14 @@ def add_metadata(code: Any, metadata: Metadata) -> None:
         loop = asyncio.get_running_loop()
     except RuntimeError:
         return  # not a replica, whose actor loads the code in its async constructor
-    loop.call_soon(_find_replica, code, metadata)  # when that is done, and nothing else yet
+    # `ReplicaActor.__init__` (Ray 2.60, `serve/_private/replica.py`) makes its `_replica_impl`
+    # right after it has loaded the code, without an `await`: in the loop's next turn it is there,
+    # and not yet initialized.
+    loop.call_soon(_find_replica, code, metadata)
 
 
 def _find_replica(code: Any, metadata: Metadata) -> None:
+    # By identity: what was loaded for another reason is no replica's code.
     for actor in ray_worker.global_worker.actors.values():
         replica = getattr(actor, "_replica_impl", None)
         if replica is not None and replica._user_callable_wrapper._deployment_def is code:
@@ -67,6 +72,8 @@ def _find_replica(code: Any, metadata: Metadata) -> None:
 
 
 def _add_to(user_code: Any, metadata: Metadata) -> None:
+    # `initialize_callable` ends by looking the user's hook up; right after it `Replica.initialize`
+    # asks whether there is one, and publishes what it returns, once and for all.
     initialize = user_code.initialize_callable
 
     async def initialize_and_add() -> Any:
@@ -80,11 +87,13 @@ def _add_to(user_code: Any, metadata: Metadata) -> None:
 
 def _with(metadata: Metadata, user_code: Any, users: Callable[[], Any] | None) -> Callable[[], Any]:
     async def both() -> Any:
+        # As `UserCallableWrapper._call_user_record_replica_metadata` calls it.
         theirs = None
         if users is not None:
             theirs, _ = await user_code._call_func_or_gen(users)
         if theirs is not None and not isinstance(theirs, dict):
             return theirs  # Serve says what is wrong
+        # Ours last: an entry of the user's by our name would send callers elsewhere.
         return {**(theirs or {}), **await metadata()}
 
     return both

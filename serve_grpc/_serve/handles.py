@@ -20,7 +20,7 @@ __all__ = ["DEFAULT", "RUN_ROUTER_IN_SEPARATE_LOOP", "get_random_string", "share
 RUN_ROUTER_IN_SEPARATE_LOOP: bool = RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP
 
 
-def shared_router(native_handle: Any) -> Any:
+def shared_router(serves_handle: Any) -> Any:
     """The router of Serve's own handle, started if need be; None where others must not use it."""
     if not RUN_ROUTER_IN_SEPARATE_LOOP:
         # It would live and die with the running loop, which stays only in a replica.
@@ -28,7 +28,7 @@ def shared_router(native_handle: Any) -> Any:
         if not is_replica or asyncio._get_running_loop() is None:
             return None
     with _lock:  # or two threads would start one each
-        return native_handle._init_router()
+        return serves_handle._init_router()
 
 
 _lock = threading.Lock()

@@ -11,16 +11,17 @@ from typing import Any
 import msgpack
 from ray.serve.grpc_util import RayServegRPCContext
 
-from serve_grpc.transport.grpc_enums import enum_member, enum_name
+from serve_grpc.carriers.grpc.enums import enum_member, enum_name
 
 __all__ = ["ingress_context_from_bytes", "ingress_context_to_bytes"]
 
 _ENUM, _TUPLE = 1, 2
-"""Types of ours within msgpack."""
+"""Extension types of msgpack, as replica.proto describes them: an enum's member by its name, and a
+tuple, for which msgpack has no type."""
 
 
 def ingress_context_to_bytes(context: Any) -> bytes:
-    """Its fields.
+    """The fields of Serve's context, in msgpack.
 
     Raises:
         TypeError: One holds something else than plain data.
@@ -30,7 +31,7 @@ def ingress_context_to_bytes(context: Any) -> bytes:
 
 
 def ingress_context_from_bytes(data: bytes) -> Any:
-    """The reverse.
+    """A context of Serve's, from what `ingress_context_to_bytes` made.
 
     Raises:
         Exception: What msgpack raises; or the fields cannot be those of a context.
@@ -38,6 +39,7 @@ def ingress_context_from_bytes(data: bytes) -> Any:
     fields = _unpack(data)
     if not isinstance(fields, dict) or not all(_is_field(name) for name in fields):
         raise ValueError("these are no fields of a gRPC context")
+    # Its constructor takes gRPC's own context, of a call that is being served.
     context = RayServegRPCContext.__new__(RayServegRPCContext)
     context.__dict__.update(fields)
     return context

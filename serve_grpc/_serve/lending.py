@@ -21,7 +21,7 @@ from serve_grpc.protocol.replica import ReplicaSession
 __all__ = ["KEPT_S", "Desk", "ask", "exchange", "replica_actor"]
 
 KEPT_S = 10.0
-"""After a session's end, for callers that live and have not fetched yet what they were told of."""
+"""Seconds after a session's end in which callers may still fetch what its replies lent them."""
 
 Visit = tuple[int, int]
 """Epoch of a session and id of a call within it."""
@@ -50,8 +50,8 @@ class Desk:
         self._sessions[session.epoch] = session, running
 
     def close(self, session: ReplicaSession) -> None:
-        """The session is over."""
-        if not session.caller_borrows and session.lent:
+        """A session is over; what it lent is kept for a while, for callers on their way."""
+        if not session.replies.caller_borrows and session.lent:
             # As Ray does with what leaves out of band: nobody will say when to let go.
             self._pinned.append(session.lent)
         self._loop.call_later(KEPT_S, self._forget, session.epoch)
@@ -70,10 +70,12 @@ class Desk:
 
     def hand_over(self, epoch: int, number: int) -> Sequence[Any]:
         """The refs of a reply; none if they were handed over, or nobody came for them in time."""
+        # Taken out: from Ray's answer to this call on the caller holds them by itself.
         session = self._sessions.get(epoch)
         return session[0].lent.pop(number, ()) if session is not None else ()
 
 
+# By replica: `exchange` finds itself in the replica's process with nothing but its arguments.
 _desks: weakref.WeakValueDictionary[str, Desk] = weakref.WeakValueDictionary()
 
 
@@ -87,6 +89,7 @@ def exchange(
     """Give refs back and fetch others; called through Ray, at the replica's actor.
 
     Args:
+        _: The actor itself, which `__ray_call__` puts before all others.
         replica_id: Of the replica meant.
         visits: Calls that ended; None for one that is known to run no more.
         lent: The refs that these calls lent. Ray's answer says which of them are still held here.
@@ -95,6 +98,7 @@ def exchange(
     Returns:
         Whether each of the calls still runs, and the refs of each of the replies.
     """
+    # `lent` is not looked at: that Ray counts the arguments of its calls is all it is there for.
     desk = _desks.get(replica_id)
     if desk is None:
         return [False] * len(visits), [()] * len(wanted)
@@ -118,7 +122,11 @@ def replica_actor(replica_id: str, deployment: str, application: str) -> ActorHa
 
 
 def ask(actor: ActorHandle, *args: Any) -> Awaitable[tuple[list[bool], list[Sequence[Any]]]]:
-    """Call `exchange` at a replica's actor. Args: `args`, its own without the first.
+    """Call `exchange` at a replica's actor.
+
+    Args:
+        actor: As of `replica_actor`.
+        args: Those of `exchange`, without the first.
 
     Raises:
         RuntimeError: This process is no longer connected to a Ray cluster.
@@ -130,5 +138,6 @@ def ask(actor: ActorHandle, *args: Any) -> Awaitable[tuple[list[bool], list[Sequ
 
 
 def _check_connected() -> None:
-    if not ray.is_initialized():  # Ray itself would start a cluster
+    # Ray's own calls start a cluster where there is none (`_private/auto_init_hook.py`).
+    if not ray.is_initialized():
         raise RuntimeError("Ray was shut down")

@@ -22,22 +22,22 @@ from ray._private import worker as ray_worker
 from ray.actor import ActorHandle
 
 from serve_grpc import pickling
-from serve_grpc.payload import Payload, with_refs
+from serve_grpc.payload import Memory, Payload, with_refs
 
 __all__ = ["InBand", "cloudpickled", "contain", "pickled"]
 
 
-def cloudpickled(value: Any) -> Payload:
+def cloudpickled(value: Any, memory: Memory | None = None) -> Payload:
     """The pickle of a value that needs cloudpickle, with the refs it names.
 
-    Ray's copy of cloudpickle knows reducers that Ray registers.
+    Ray's copy of cloudpickle knows reducers that Ray registers. `memory` as in `pickling.dump`.
     """
-    return _dump(value, _CloudPickler)
+    return _dump(value, _CloudPickler, memory)
 
 
-def pickled(value: Any) -> Payload:
+def pickled(value: Any, memory: Memory | None = None) -> Payload:
     """The pickle of a value, with the refs it names; those are pickled as cloudpickle does it."""
-    return _dump(value, _Pickler)
+    return _dump(value, _Pickler, memory)
 
 
 def contain(refs: Iterable[Any]) -> None:
@@ -61,9 +61,9 @@ def _context() -> Any:
     return ray_worker.global_worker.get_serialization_context()
 
 
-def _dump(value: Any, pickler: type[pickle.Pickler]) -> Payload:
+def _dump(value: Any, pickler: type[pickle.Pickler], memory: Memory | None) -> Payload:
     with InBand() as refs:
-        payload = pickling.dump(value, pickler)
+        payload = pickling.dump(value, pickler, memory)
     return with_refs(payload, tuple(refs)) if refs else payload
 
 
@@ -71,6 +71,8 @@ class InBand:
     """Within it, what this thread pickles is not pinned; at its end the set has the refs named."""
 
     def __enter__(self) -> set[Any]:
+        # Ray's flag and its set of refs belong to the thread (`SerializationContext._thread_local`,
+        # in `ray/_private/serialization.py`), so other threads pickle as ever.
         self._refs: set[Any] = set()
         self._context = context = _context()
         self._is_nested = context.is_in_band_serialization()
@@ -89,6 +91,7 @@ class InBand:
         if not self._is_nested:
             context.set_out_of_band_serialization()
             return
+        # What the outer pickle had named before is put back, or Ray would not count it.
         of_rays, _named.refs = self._of_outer
         for ref in of_rays:
             context.add_contained_object_ref(ref, allow_out_of_band_serialization=True)
@@ -101,7 +104,10 @@ def _reduce(ref: Any) -> Any:
     context.set_in_band_serialization()
     _named.refs |= context.get_and_clear_contained_object_refs()
     reduced = cloudpickle.CloudPickler.dispatch[type(ref)](ref)
-    if context.get_and_clear_contained_object_refs():  # a weak handle keeps no actor alive
+    # The object itself is kept, not what Ray has collected: of an actor's handle that is a ref
+    # which must not travel by itself (see the top). A weak handle keeps no actor alive, and none is
+    # collected of it.
+    if context.get_and_clear_contained_object_refs():
         _named.refs.add(ref)
     return reduced
 
@@ -113,6 +119,8 @@ class _Reducers(dict[type, Any]):
         super().__init__({ray.ObjectRef: _reduce, ActorHandle: _reduce})
         self._others = others
 
+    # C's pickler asks its table by `[]` (`PyObject_GetItem` in CPython's _pickle.c), so this is
+    # found. `copyreg`'s table may grow later, and is looked at each time.
     def __missing__(self, kind: type) -> Any:
         return self._others[kind]
 

@@ -18,9 +18,10 @@ from ray._private import worker as ray_worker
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.constants import SERVE_LOGGER_NAME
 
-from serve_grpc._serve.access_log import AccessLine, AccessLog
+from serve_grpc._serve.access_log import AccessLog
+from serve_grpc._serve.request_metrics import RequestMetrics
 
-__all__ = ["ReplicaAccess", "UserMethod", "current_replica"]
+__all__ = ["ReplicaAdapter", "UserMethod", "current_replica"]
 
 logger = logging.getLogger(SERVE_LOGGER_NAME)
 
@@ -42,7 +43,7 @@ class UserMethod:
     in_thread: bool
 
 
-def current_replica() -> ReplicaAccess:
+def current_replica() -> ReplicaAdapter:
     """The replica in this process.
 
     Raises:
@@ -51,11 +52,11 @@ def current_replica() -> ReplicaAccess:
     actor_id = ray.get_runtime_context().get_actor_id()
     for key, actor in ray_worker.global_worker.actors.items():
         if key.hex() == actor_id and hasattr(actor, "_replica_impl"):
-            return ReplicaAccess(actor._replica_impl, actor_id)
+            return ReplicaAdapter(actor._replica_impl, actor_id)
     raise RuntimeError("this process is not a Ray Serve replica")
 
 
-class ReplicaAccess:
+class ReplicaAdapter:
     """Serve's `Replica`, by the few things this package needs of it."""
 
     def __init__(self, replica: Any, actor_id: str) -> None:
@@ -71,6 +72,8 @@ class ReplicaAccess:
         self.deployment_name: str = replica._deployment_id.name
         self.app_name: str = replica._deployment_id.app_name
         self._access_log = AccessLog(self.main_loop, replica)
+        self._request_metrics = RequestMetrics(self._metrics, self.main_loop)
+        self._on_released: Callable[[], None] | None = None
 
     # ------------------------------------------------------------ admission
 
@@ -90,15 +93,24 @@ class ReplicaAccess:
 
     def try_admit(self) -> bool:
         """Take a slot of `max_ongoing_requests`; False if there is none. Never waits."""
-        if self._semaphore.locked():
+        # `locked` of `Semaphore` in `ray/serve/_private/utils.py` is also true while others wait to
+        # acquire it, so nobody of Serve's own is overtaken. It looks for them one by one, which
+        # most of the time is for nobody.
+        semaphore = self._semaphore
+        if semaphore._waiters:
+            if semaphore.locked():
+                return False
+        elif semaphore._value >= semaphore.get_max_value():
             return False
-        # What `Semaphore.acquire` does when it is not locked, without its coroutine.
-        self._semaphore._value += 1
+        # What its `acquire` does when it is not locked, without the coroutine.
+        semaphore._value += 1
         self._metrics.inc_num_ongoing_requests(_METADATA)
         return True
 
     def try_claim(self, reserved_slot: str) -> bool:
         """Take a slot that `reserve_slot` of Serve's replica holds; False if there is none."""
+        # As `_start_request` of Serve's replica (Ray 2.60) does with the token of a request:
+        # `reserve_slot` has acquired the semaphore already.
         if reserved_slot not in self._replica._reserved_slots:
             return False
         self._replica._reserved_slots.remove(reserved_slot)
@@ -106,15 +118,25 @@ class ReplicaAccess:
         return True
 
     def release(self) -> None:
-        """Give the slot back."""
+        """Give a slot back: to whoever waits in Serve's semaphore, or to be taken by anybody."""
+        # The count first: who takes the slot next counts itself, and load must not be told twice.
         try:
             self._metrics.dec_num_ongoing_requests(_METADATA)
         finally:
-            self._semaphore.release()
+            semaphore = self._semaphore
+            if semaphore._waiters or self._on_released is None:
+                semaphore.release()
+            else:
+                # What it does while nobody waits, and what we have it do.
+                semaphore._value -= 1
+                self._on_released()
 
     def on_slot_released(self, callback: Callable[[], None]) -> None:
         """Call back after each release of a slot, whichever transport had it."""
+        # Serve has no hook for this. Every slot that is given back, a reserved one too, comes
+        # through this method, so replacing it on this one object is enough.
         release = self._semaphore.release
+        self._on_released = callback
 
         def release_and_tell() -> None:
             release()
@@ -129,6 +151,8 @@ class ReplicaAccess:
 
         A controller that was restarted asks for the shutdown again, so both may run twice.
         """
+        # The controller calls it on the actor, which passes it on to this object (its
+        # `_replica_impl`, in `ray/serve/_private/replica.py`).
         perform = self._replica.perform_graceful_shutdown
 
         async def perform_around() -> None:
@@ -137,6 +161,7 @@ class ReplicaAccess:
                 await perform()
             finally:
                 await after()
+                self._request_metrics.close()
                 self._access_log.close()
 
         self._replica.perform_graceful_shutdown = perform_around
@@ -151,6 +176,8 @@ class ReplicaAccess:
         """
         method = self._methods.get(name)
         if method is None:
+            # Once for each method: what kind of code it is does not change, and asking takes longer
+            # than a small request.
             info = self._user_code.get_user_method_info(name)
             function = info.callable
             is_coroutine = inspect.iscoroutinefunction(function)
@@ -187,13 +214,8 @@ class ReplicaAccess:
         exception_type: str | None,
     ) -> None:
         """Count a finished request and log it, as Serve does for its own."""
-        self._metrics.record_request_metrics(
-            route=route,
-            latency_ms=latency_ms,
-            is_error=exception_type is not None,
-            exception_type=exception_type,
-        )
+        self._request_metrics.add(route, latency_ms, exception_type)
         path = route if self._replica._ingress and route else method_name
         self._access_log.add(
-            AccessLine(time.time(), request_id, route, "CALL", path, status, latency_ms, client)
+            (time.time(), request_id, route, "CALL", path, status, latency_ms, client)
         )

@@ -1,4 +1,4 @@
-"""Requests that Serve's own router places, and our sessions carry.
+"""Requests that Serve's own router assigns to a replica, and our sessions carry.
 
 Serve's router asks its view of a replica to send a request. Where the replica has an endpoint of
 ours, that view gets a sender of ours beside Serve's two. So a deployment's own request router,
@@ -22,7 +22,7 @@ from serve_grpc._serve.tracing import context_of_metadata
 from serve_grpc.errors import ObjectRefNotSupportedError
 from serve_grpc.protocol.caller import Envelope, RequestFields
 
-__all__ = ["PlacedCall", "PlacedRequest", "Send", "carry_requests", "mark", "placed_behind"]
+__all__ = ["AssignedCall", "AssignedRequest", "Send", "assigned_behind", "carry_requests", "mark"]
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(RequestMetadata))
 
@@ -53,7 +53,7 @@ def mark(metadata: Any, *, deadline_s: float | None, is_idempotent: bool) -> Any
 
 
 @dataclass(frozen=True)
-class PlacedRequest:
+class AssignedRequest:
     """A request, and the replica that Serve's router chose for it.
 
     Attributes:
@@ -74,7 +74,7 @@ class PlacedRequest:
     internal_request_id: str
 
 
-class PlacedCall(Protocol):
+class AssignedCall(Protocol):
     """What became of it. `call`: the call of ours; `request_id`: Serve's."""
 
     call: Any
@@ -87,7 +87,7 @@ class PlacedCall(Protocol):
         """Call it with the error of the call, or None, on the transport's loop."""
 
     def cancel(self) -> None:
-        """Give it up."""
+        """Give the call up; its replica is told to stop the code."""
 
     def grant(self, items: int, bytes_: int) -> None:
         """Let a stream go on whose items are taken from `call` as they came."""
@@ -96,7 +96,7 @@ class PlacedCall(Protocol):
         """Wait for the result in this thread."""
 
     async def value_async(self) -> Any:
-        """Wait for the result."""
+        """Wait for the result on this loop."""
 
     def next_item(self) -> Any:
         """Wait for the next item in this thread."""
@@ -105,17 +105,20 @@ class PlacedCall(Protocol):
         """Wait for the next item."""
 
 
-Send = Callable[[PlacedRequest], PlacedCall]
+Send = Callable[[AssignedRequest], AssignedCall]
 
 
 def carry_requests(request_router: Any, send: Send, has_endpoint: Callable[[Any], bool]) -> None:
-    """Let marked requests that `request_router` places go through `send`.
+    """Let marked requests that `request_router` assigns go through `send`.
 
     Args:
         request_router: Serve's, of one deployment.
         send: Called on the router's loop.
         has_endpoint: Whether a `RunningReplicaInfo` names an endpoint of ours.
     """
+    # `RequestRouter` makes one wrapper (`RunningReplica`) for each replica, by this function, and
+    # the wrapper makes its sender for calls by value when it first needs one
+    # (`_grpc_replica_wrapper` in `request_router/replica_wrapper.py`): ours is there before.
     create = request_router._create_replica_wrapper_func
 
     def equip(replica: Any) -> Any:
@@ -124,11 +127,12 @@ def carry_requests(request_router: Any, send: Send, has_endpoint: Callable[[Any]
         return replica
 
     request_router._create_replica_wrapper_func = lambda info: equip(create(info))
+    # Those it has by now: a router that is made takes the known replicas at once.
     for replica in request_router.curr_replicas.values():
         equip(replica)
 
 
-async def placed_behind(response: Any) -> PlacedCall | None:
+async def assigned_behind(response: Any) -> AssignedCall | None:
     """What carries the call of a response of Serve's, once a replica has it; None if not ours."""
     result = await response._fetch_future_result_async()
     return result.call if isinstance(result, _Result) else None
@@ -140,18 +144,19 @@ class _Sender(ReplicaWrapper):
     def __init__(self, replica: Any, send: Send) -> None:
         self._replica = replica
         self._send = send
-        self._native: Any = None
+        self._serve_sender: Any = None
 
     def send_request_java(self, pr: Any) -> ReplicaResult:
         raise RuntimeError("a Java replica has no endpoint of serve_grpc")
 
     def send_request_python(self, pr: Any, *, with_rejection: bool) -> ReplicaResult:
+        # Requests that nobody marked come from handles of Serve's own: they travel as ever.
         metadata = pr.metadata
         if not isinstance(metadata, _MarkedMetadata):
-            if self._native is None:
-                self._native = gRPCReplicaWrapper(self._replica.stub, self._replica.actor_id)
-            return self._native.send_request_python(pr, with_rejection=with_rejection)
-        placed = PlacedRequest(
+            if self._serve_sender is None:  # not earlier: the stub opens a channel
+                self._serve_sender = gRPCReplicaWrapper(self._replica.stub, self._replica.actor_id)
+            return self._serve_sender.send_request_python(pr, with_rejection=with_rejection)
+        assigned = AssignedRequest(
             replica_id=self._replica.replica_id.unique_id,
             fields=_fields_of(metadata, self._replica.replica_id.deployment_id.name),
             args=tuple(pr.args),
@@ -161,7 +166,7 @@ class _Sender(ReplicaWrapper):
             is_idempotent=metadata.is_idempotent,
             internal_request_id=metadata.internal_request_id,
         )
-        return _Result(self._send(placed))
+        return _Result(self._send(assigned))
 
 
 def _fields_of(metadata: Any, deployment_name: str) -> RequestFields:
@@ -188,10 +193,12 @@ def _fields_of(metadata: Any, deployment_name: str) -> RequestFields:
 class _Result(ReplicaResult):
     """A call of ours, as Serve's router and responses look at one."""
 
-    def __init__(self, call: PlacedCall) -> None:
+    def __init__(self, call: AssignedCall) -> None:
         self.call = call
 
     async def get_rejection_response(self) -> ReplicaQueueLengthInfo:
+        # Serve's router waits for this before it counts the request as assigned; a refusal makes it
+        # choose again.
         is_accepted, ongoing = await self.call.admission()
         return ReplicaQueueLengthInfo(accepted=is_accepted, num_ongoing_requests=ongoing)
 

@@ -6,10 +6,11 @@ cancelled parent cancels them. Ours use the same ones, so either transport sees 
 
 from __future__ import annotations
 
+from random import getrandbits
 from typing import Any, Protocol
 
 from ray.serve import context as serve_context
-from ray.serve._private.utils import generate_request_id, inside_ray_client_context
+from ray.serve._private.utils import inside_ray_client_context
 
 __all__ = [
     "Cancellable",
@@ -27,7 +28,15 @@ class Cancellable(Protocol):
     """A call that a parent may cancel, from any thread."""
 
     def cancel(self) -> None:
-        """Cancel it."""
+        """Cancel the call; nothing happens once it is over."""
+
+
+def generate_request_id() -> str:
+    """A random UUID of version 4, as Serve's own function of this name makes them."""
+    # Not by `uuid.UUID`, which takes four times as long, for each call outside of a request.
+    digits = f"{getrandbits(128):032x}"
+    variant = "89ab"[getrandbits(2)]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def current_request() -> tuple[str, str, str, str, str, Any]:
@@ -52,7 +61,8 @@ def current_request() -> tuple[str, str, str, str, str, Any]:
 
 def enter_request(fields: dict[str, Any]) -> None:
     """Make this context one of a request; `fields` are those of `_RequestContext`, all of them."""
-    # The frozen dataclass' own constructor takes longer than the rest of a call's bookkeeping.
+    # The frozen dataclass' own constructor takes longer than the rest of a call's bookkeeping. No
+    # default is filled in here, so a field that is left out is missing where the user's code asks.
     context = object.__new__(serve_context._RequestContext)
     object.__setattr__(context, "__dict__", fields)
     serve_context._serve_request_context.set(context)
@@ -72,6 +82,8 @@ class _Children(dict[Any, Any]):
 
 def add_child(parent_id: str, child_id: int, call: Cancellable) -> None:
     """Note that the request `parent_id` (an internal id) made this call."""
+    # A `defaultdict(dict)` of Serve's, which makes entries of our kind from here on, for its own
+    # children too.
     registry: Any = serve_context._in_flight_requests
     if registry.default_factory is not _Children:
         registry.default_factory = _Children
@@ -80,6 +92,7 @@ def add_child(parent_id: str, child_id: int, call: Cancellable) -> None:
 
 def remove_child(parent_id: str, child_id: int) -> None:
     """Forget a call that is over."""
+    # Not `[]`: a defaultdict would make an entry, which nobody takes out.
     children = serve_context._in_flight_requests.get(parent_id)
     if children is not None:
         children.pop(child_id, None)
@@ -89,6 +102,8 @@ def remove_child(parent_id: str, child_id: int) -> None:
 
 def cancel_children(parent_id: str) -> None:
     """Cancel every call the request still waits for, over either transport."""
+    # Calls that Serve's own router has not placed yet are tasks of its loop; `Task.cancel` may only
+    # be called there.
     pending = serve_context._requests_pending_assignment.get(parent_id)
     for task in list(pending.values()) if pending else ():
         task.get_loop().call_soon_threadsafe(task.cancel)

@@ -1,13 +1,14 @@
-"""The router behind a native handle: replica set, configuration, and what Serve counts.
+"""The router behind Serve's own handle: replica set, configuration, and what Serve counts.
 
 Updates arrive where Serve's long poll delivers them to its own router, so a handle of ours costs
-the controller nothing beyond what a native one does. All methods are for the router's loop, except
-what says otherwise.
+the controller no more than one of Serve's. All methods are for the router's loop, except what says
+otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_grpc._serve.request_routers import Send, carry_requests
 from serve_grpc._serve.router_metrics import RequestRouterMetrics
+from serve_grpc.carriers.local.paths import MAX_SOCKET_PATH_BYTES
 from serve_grpc.routing.peer import ReplicaFacts
 from serve_grpc.routing.retry import Backoff
 
@@ -37,16 +39,17 @@ __all__ = [
     "GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR",
     "Endpoint",
     "ReplicaSet",
-    "RouterAccess",
+    "RouterAdapter",
     "has_replicas",
-    "router_access",
+    "router_adapter",
 ]
 
 FLUSH_S = 0.05
 """Well below the shortest interval at which Serve looks at these numbers (0.1 s)."""
 
 ENDPOINT_KEY = "serve_grpc"
-"""Key of our entry in `RunningReplicaInfo.replica_metadata`."""
+"""Key of our entry in `RunningReplicaInfo.replica_metadata`; callers and replicas of two releases
+meet there, so it cannot change."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,15 @@ class Endpoint:
     address: str
     actor_id: str
     serializers: frozenset[str] | None = None
+    local_path: str = ""
 
     def as_metadata(self) -> dict[str, Any]:
         """The entry in the replica's metadata."""
         entry: dict[str, Any] = {"address": self.address, "actor_id": self.actor_id}
         if self.serializers is not None:
             entry["serializers"] = sorted(self.serializers)
+        if self.local_path:
+            entry["local_path"] = self.local_path
         return {ENDPOINT_KEY: entry}
 
 
@@ -83,19 +89,19 @@ class ReplicaSet:
         return tuple(facts for facts in self.replicas if facts.address)
 
 
-def router_access(native_router: Any, handle_counter: Any) -> RouterAccess | None:
-    """Access to a handle's router, None for a kind that has no replicas (local testing mode)."""
-    if has_replicas(native_router):
-        return RouterAccess(native_router._asyncio_router, handle_counter)
+def router_adapter(serve_router: Any, handle_counter: Any) -> RouterAdapter | None:
+    """Adapter to a handle's router, None for a kind that has no replicas (local testing mode)."""
+    if has_replicas(serve_router):
+        return RouterAdapter(serve_router._asyncio_router, handle_counter)
     return None
 
 
-def has_replicas(native_router: Any) -> bool:
+def has_replicas(serve_router: Any) -> bool:
     """Whether it is of a kind that sends calls to replicas; from any thread."""
-    return isinstance(native_router, (SingletonThreadRouter, CurrentLoopRouter))
+    return isinstance(serve_router, (SingletonThreadRouter, CurrentLoopRouter))
 
 
-class RouterAccess:
+class RouterAdapter:
     """Serve's `AsyncioRouter`, by the few things this package needs of it.
 
     Attributes:
@@ -121,7 +127,7 @@ class RouterAccess:
         # What happened since the last `_flush`, one entry each: an increment of Serve's costs more
         # than a small frame, and counting a list at the end is done in C.
         self._calls: list[tuple[str, str]] = []
-        self._routed: list[str] = []
+        self._refused: list[str] = []
         self._sent: list[str] = []
         self._finished: list[str] = []
         self._flusher: asyncio.TimerHandle | None = None
@@ -133,6 +139,9 @@ class RouterAccess:
 
     def subscribe(self, on_change: Callable[[ReplicaSet], None]) -> None:
         """Call `on_change` now, if the replica set is known, and after each update."""
+        # Serve's router hands every update of its long poll to these two methods of its metrics
+        # manager (Ray 2.60: `update_deployment_targets`, `update_deployment_config` of
+        # `AsyncioRouter`), after it has used it itself. There is no public way to be told.
         update_replicas = self._metrics._update_running_replicas
         update_config = self._metrics.update_deployment_config
 
@@ -154,7 +163,7 @@ class RouterAccess:
             on_change(self._replica_set(known))
 
     def carry_requests(self, send: Send) -> None:
-        """Let by-value requests of ours, which Serve's own router places, go through `send`."""
+        """Let by-value requests of ours, which Serve's own router assigns, go through `send`."""
         self._send = send
         self._equip_request_router()
 
@@ -166,6 +175,7 @@ class RouterAccess:
         carry_requests(request_router, self._send, lambda info: bool(_facts(info).address))
 
     def _known_replicas(self) -> list[Any] | None:
+        # Until there is a configuration, and so a request router, `AsyncioRouter` keeps the set.
         request_router = self._router._request_router
         if request_router is not None:
             return [replica._replica_info for replica in request_router.curr_replicas.values()]
@@ -173,7 +183,8 @@ class RouterAccess:
         return running
 
     def _replica_set(self, running_replicas: list[Any]) -> ReplicaSet:
-        # A replica that left may still finish calls; its id is kept while Serve counts any.
+        # A replica that left may still finish calls; its id is kept while Serve counts any. First
+        # what is still to be told of it, or the count would be an old one.
         if self._flusher is not None:
             self._flusher.cancel()
             self._flush()
@@ -216,6 +227,7 @@ class RouterAccess:
         """Whether no more news can come, for Serve was shut down, or this process has left Ray."""
         if not ray.is_initialized():
             return True
+        # Cached for each controller and loop, so this is the client that Serve's router has.
         shared = SharedRouterLongPollClient.get_or_create(
             self._router._controller_handle, self.loop
         )
@@ -229,7 +241,7 @@ class RouterAccess:
         return not self._router._deployment_available
 
     def unavailable(self) -> Exception:
-        """What calls are told then."""
+        """The error of a call that is made while no replica will come."""
         error: Exception = DeploymentUnavailableError(self._router.deployment_id)
         return error
 
@@ -240,6 +252,9 @@ class RouterAccess:
             is_full: Whether it would have to wait.
             room_to_come: How many of those that wait will have room once sessions are open.
         """
+        # The rules of `AsyncioRouter.assign_request` and `RouterMetricsManager.
+        # wrap_request_assignment` in `ray/serve/_private/router.py`, in their order. Serve refuses
+        # some calls of a burst that would find room, and says so there; here they are let in.
         if self.is_unavailable:
             return self.unavailable()
         if not is_full:
@@ -264,7 +279,7 @@ class RouterAccess:
         self._metrics.inc_num_queued_requests()
 
     def on_unqueued(self) -> None:
-        """One call less waits."""
+        """A call that waited does so no more: it was sent, or is over."""
         self._metrics.dec_num_queued_requests()
 
     def ask_for_first_replica(self) -> None:
@@ -273,14 +288,14 @@ class RouterAccess:
             self._metrics.push_autoscaling_metrics_to_controller()
 
     def on_call(self, route: str, app_name: str) -> None:
-        """Count a call made on the handle."""
+        """Count a call made on the handle, and let in unless `on_refused` follows."""
         self._calls.append((route, app_name))
         if self._flusher is None:
             self._flusher = self.loop.call_later(FLUSH_S, self._flush)
 
-    def on_routed(self, route: str) -> None:
-        """Count a call that was let in."""
-        self._routed.append(route)
+    def on_refused(self, route: str) -> None:
+        """The call that was just counted was not let in."""
+        self._refused.append(route)
 
     def on_sent(self, replica_id: str) -> None:
         """Count a call as running on a replica."""
@@ -289,7 +304,7 @@ class RouterAccess:
             self._flusher = self.loop.call_later(FLUSH_S, self._flush)
 
     def on_finished(self, replica_id: str) -> None:
-        """Count it as over."""
+        """Count a call that ran on a replica as over."""
         self._finished.append(replica_id)
         if self._flusher is None:
             self._flusher = self.loop.call_later(FLUSH_S, self._flush)
@@ -298,15 +313,22 @@ class RouterAccess:
         self._flusher = None
         self.calls += len(self._calls)
         self.sent += len(self._sent)
+        routed: Counter[str] = Counter()
         for (route, app_name), number in Counter(self._calls).items():
             self._handle_counter.inc(number, tags={"route": route, "application": app_name})
+            routed[route] += number
+        routed.subtract(self._refused)
+        for route, number in routed.items():
+            if number:
+                # As `inc_num_total_requests` ends up doing, which takes one at a time.
+                self._metrics.num_router_requests.inc(number, tags={"route": route})
         self._calls.clear()
-        for route, number in Counter(self._routed).items():
-            self._metrics.num_router_requests.inc(number, tags={"route": route})
-        self._routed.clear()
+        self._refused.clear()
         if RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE:
             running = Counter(self._sent)
             running.subtract(self._finished)
+            # Serve's own calls change the same numbers, from other threads; and the dict is another
+            # one after each update (`_update_running_replicas`), so it is looked up every time.
             with self._metrics._queries_lock:
                 for replica_id, change in running.items():
                     if change:
@@ -344,4 +366,16 @@ def _facts(info: Any) -> ReplicaFacts:
         model_ids=frozenset(info.multiplexed_model_ids),
         max_ongoing_requests=info.max_ongoing_requests,
         serializers=None if serializers is None else frozenset(serializers),
+        local_path=_local_path(endpoint.get("local_path")),
     )
+
+
+def _local_path(published: object) -> str:
+    """As a replica published it; "" for what can be no socket's path."""
+    if not isinstance(published, str) or "\0" in published or not os.path.isabs(published):
+        return ""
+    try:
+        length = len(os.fsencode(published))
+    except UnicodeEncodeError:
+        return ""
+    return published if length <= MAX_SOCKET_PATH_BYTES else ""

@@ -22,12 +22,13 @@ def replace_objects(
     scanner: Any = _PyObjScanner(source_type=kind)
     try:
         found = scanner.find_nodes(container)
+        # `found` holds the objects meanwhile, so no other one gets the id of one of them.
         table = {id(obj): replacement(obj) for obj in found}
         if all(table[id(obj)] is obj for obj in found):
             return container
         return scanner.replace_nodes(_ById(table))
     finally:
-        scanner.clear()
+        scanner.clear()  # it stands in a table of Ray's module, `_instances`
 
 
 class _ById:

@@ -127,7 +127,7 @@ def context_of_call(
 
 
 def context_of_metadata(metadata: Any, callee: str) -> RequestContext | None:
-    """The same for a request that Serve's own router places, from Serve's metadata of it."""
+    """The same for a request that Serve's own router assigns, from Serve's metadata of it."""
     ray_trace = _ray_trace_context(callee)
     return _message(metadata.tracing_context, ray_trace, metadata.grpc_context)
 
@@ -224,13 +224,14 @@ class Scope:
         )
 
     def fail(self, error: BaseException) -> None:
-        """Record what the code raised."""
+        """Record on the span what the user's code raised."""
         if self._manager is not None:
             span = self._manager.span
             run_foreign("record an exception", span.record_exception, error, escaped=False)
 
     def leave(self) -> None:
         """End the span, in the task that `enter` was called in."""
+        # Without the error: `TraceContextManager.__exit__` does nothing with one.
         if self._manager is not None:
             run_foreign("end a span", self._manager.__exit__, None, None, None)
 

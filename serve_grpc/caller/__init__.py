@@ -1,24 +1,33 @@
 """The caller's side: from `handle.remote()` to a replica and back.
 
-call.py        one call: its state, and those who wait for it (any thread)
-context.py     what a call takes along of its trace
-making.py      makes the calls of a handle (any thread)
-registry.py    the router of each deployment that handles share
-router.py      picks a replica for each call of a deployment, or lets it wait (transport loop)
-entrance.py    lets calls in, or refuses them
-waiting.py     the calls that wait
-pause.py       when a full house is looked at again
-watch.py       whether Serve is still there, while calls wait for it
-replicas.py    the replicas of one router, and the pick among them
-connection.py  the session to one replica, and its heartbeat
-penalty.py     replicas that fail their calls
-complaints.py  warnings about one replica
-trouble.py     why there is no session, and what the log is told of it
-pool.py        the connections of one event loop, shared by its routers
-placed.py      calls that Serve's own router places, over our sessions
-fallback.py    calls that Serve's own router carries, too
-natives.py     those of them that are under way
-outcomes.py    what a call is told when it is not answered, or answered with an error
-tally.py       what a router counts
-reporting.py   what was counted on a loop, told to Ray's metrics
+A call, and its way:
+    call.py        what was asked, what came back and who waits for it (any thread)
+    waiters.py     tasks and threads that wait for a call
+    delivery.py    the way of one call to a replica and back; ends once, in `Delivery.end`
+    outcomes.py    what ended a call, as data
+    raising.py     the exception that a consumer makes of it
+    lending.py     ObjectRefs that calls lend and borrow
+
+Making a call (the thread of `remote()`):
+    making.py      the calls of one handle
+    context.py     what a call takes along of its trace
+    registry.py    the router of each deployment that handles share
+
+Choosing where it goes (the router's loop):
+    router.py      follows the replicas of a deployment, and takes its new calls
+    feed.py        what the control plane has told of the deployment
+    admission.py   lets calls in, or refuses them
+    line.py        our own choice of a replica, and the calls that wait for one
+    waking.py      what wakes them where no news would
+    replicas.py    the replicas of one router, and the pick among them
+    assigned.py    calls that Serve's own router assigned to a replica, over our sessions
+    serve_calls.py calls that are left to Serve's own router
+    tally.py       what is counted, and told to Ray's metrics
+
+The way to a replica (the same loop):
+    pool.py        the connections of one loop, shared by its routers
+    connection.py  one replica: opened when needed, opened again when lost
+    session.py     one session, from the dial to its loss
+    events.py      the guard that hands out what a message says of many calls
+    trouble.py     why there is no session, replicas that fail their calls; what the log is told
 """

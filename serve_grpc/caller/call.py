@@ -1,10 +1,11 @@
 """One call: what was asked, what came back, and who waits for it.
 
-What came back is kept as it came. The transport runs no code of the user's for it: each consumer
-makes a value or an exception of its own, where it consumes it.
+What came back is kept as it came: a payload, or what ended the call as plain data. Each consumer
+makes a value or an exception of its own, where it consumes it. How the call gets to a replica and
+back is its delivery's business.
 
 A call is made in the thread of `handle.remote()`, travels on the transport's loop and is consumed
-in any thread. `_finish` and `add_item` come from the transport's loop; the `wait` methods from
+in any thread. `end` and `add_item` come from the transport's loop; the `wait` methods from
 consumers. The two sides share no lock: a consumer puts its waiter down before it looks again, a
 producer writes before it looks for waiters, so one of them always sees the other.
 """
@@ -12,143 +13,114 @@ producer writes before it looks for waiters, so one of them always sees the othe
 from __future__ import annotations
 
 import asyncio
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, NoReturn, Protocol
 
-from ray.exceptions import RayTaskError
-from ray.serve.exceptions import RequestCancelledError
-
-from serve_grpc._serve.exceptions import RemoteException
 from serve_grpc._serve.requests import add_child, remove_child
-from serve_grpc.caller.lending import Loan
-from serve_grpc.caller.waiters import AsyncWaiter, ThreadWaiter
+from serve_grpc.caller.outcomes import Outcome, Result, UserException, Value
+from serve_grpc.caller.raising import exception_of
+from serve_grpc.caller.waiters import Waiter, wake
 from serve_grpc.errors import ServeGrpcError
-from serve_grpc.foreign import another
+from serve_grpc.mailbox import Mailbox
 from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.protocol.caller import RequestFields
 from serve_grpc.protocol.flow import ConsumerWindow
 from serve_grpc.threads import in_thread
-from serve_grpc.transport.mailbox import Mailbox
 
-__all__ = ["Call", "CallOwner"]
+__all__ = ["Call", "InTransit"]
 
 
-class CallOwner(Protocol):
-    """Who carries a call. Called on the transport's loop."""
+class InTransit(Protocol):
+    """A call's delivery, by what its consumer may do to it. Called on the transport's loop."""
 
-    def cancel(self, call: Call) -> None:
+    def cancel(self) -> None:
         """Give the call up, wherever it is."""
 
-    def grant(self, call: Call, items: int, bytes_: int) -> None:
+    def grant(self, items: int, bytes_: int) -> None:
         """The consumer took this much of the stream."""
+
+    def describe(self) -> str:
+        """Where the call is, in a word; from any thread."""
+
+
+# Of all calls that are no streams: making a deque takes as long as the other fields together.
+_NO_ITEMS: deque[Any] = deque(maxlen=0)
 
 
 class Call:
     """State of one call.
 
-    Attributes:
+    Args:
         fields: What goes into the request frame.
-        native: Makes the same call over Serve's own transport; set where that may be needed,
-            because the deployment has no endpoint of ours or it is not known yet whether it has.
-        is_idempotent: Whether it may be repeated after it may have started.
-        may_have_executed: Whether a try of it that was lost may have started.
-        deadline_s: On `time.monotonic`, None for none.
+        mailbox: How consumers reach the transport's loop.
         response_loads: From the payload to the value.
-        parent_id: Internal id of the request that made the call and cancels it with itself, or "".
+
+    Attributes:
+        fields, mailbox, response_loads: As given.
+        delivery: Its way to a replica and back; None before there is one, and after its end.
+        outcome: What ended it; None while it goes on.
+        is_cancelled: Whether it was given up.
         is_taken_along: Whether it was cancelled with the request that made it.
-        ended: Where the type of its error is noted when it ends; None if nobody counts it.
-        queued_s: When it began to wait for a replica, on `time.monotonic`; 0 if it never did.
-        done: Whether it has ended.
-        payload: The result as it came; None if it failed, or has a value.
-        value: The result where it came as one, over Serve's own transport: if `has_value`.
-        error: Why it failed; `exception` makes of it what consumers raise.
-        loan: The ObjectRefs that its arguments name, from when it was sent to its end, or None.
+        awaiting: How many tasks wait for it.
     """
 
     __slots__ = (
         "_items",
-        "_mailbox",
-        "_owner",
+        "_parent_id",
         "_waiters",
         "_window",
         "awaiting",
-        "deadline_s",
-        "done",
-        "ended",
-        "error",
-        "expiry",
+        "delivery",
         "fields",
-        "has_items",
-        "has_value",
         "is_cancelled",
-        "is_idempotent",
-        "is_queued",
         "is_taken_along",
-        "loan",
-        "may_have_executed",
-        "native",
-        "parent_id",
-        "payload",
-        "place",
-        "queued_s",
+        "mailbox",
+        "outcome",
         "response_loads",
-        "sequence",
-        "value",
     )
 
     def __init__(
-        self,
-        fields: RequestFields,
-        *,
-        owner: CallOwner,
-        mailbox: Mailbox,
-        response_loads: Callable[[Any], Any],
-        deadline_s: float | None,
-        is_idempotent: bool,
-        ended: list[type] | None = None,
+        self, fields: RequestFields, mailbox: Mailbox, response_loads: Callable[[Any], Any]
     ) -> None:
         self.fields = fields
-        self.native: Callable[[], Any] | None = None
-        self.is_idempotent = is_idempotent
-        self.may_have_executed = False
-        self.deadline_s = deadline_s
         self.response_loads = response_loads
-        self.ended = ended
-        self.done = False
-        self.error: BaseException | RemoteException | None = None
-        self.payload: Payload | None = None
-        self.value: Any = None
-        self.has_value = False
+        self.delivery: InTransit | None = None
+        self.outcome: Outcome | None = None
         self.is_cancelled = False
         self.is_taken_along = False
-        self.parent_id = ""
         self.awaiting = 0
-        # The router's and the connection's notes.
-        self.place: Any = None
-        self.sequence = 0
-        self.is_queued = False
-        self.queued_s = 0.0
-        self.expiry: asyncio.TimerHandle | None = None
-        self.has_items = False
-        self.loan: Loan | None = None
-        self._owner = owner
-        self._mailbox = mailbox
-        self._waiters: list[AsyncWaiter | ThreadWaiter] = []
-        self._items: deque[Any] = deque()
+        self._parent_id = ""
+        self.mailbox = mailbox
+        self._waiters: list[Waiter] = []
+        self._items = _NO_ITEMS
         self._window: ConsumerWindow | None = None
         if fields.envelope.stream:
+            self._items = deque()
+            # The replica begins with as much credit, by the same two fields of its request.
             self._window = ConsumerWindow(fields.credit_items, fields.credit_bytes)
 
     def __repr__(self) -> str:
-        state = "done" if self.done else "queued" if self.is_queued else "open"
+        delivery = self.delivery
+        state = "done" if self.done else "open" if delivery is None else delivery.describe()
         return f"<Call {self.fields.request_id} of {self.fields.envelope.method!r} {state}>"
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.outcome is not None
+
     def become_child(self, parent_id: str) -> None:
-        """Let the cancellation of the request that makes this call reach it."""
-        self.parent_id = parent_id
-        add_child(parent_id, id(self), self)
+        """Let the cancellation of the request that makes this call reach it.
+
+        Args:
+            parent_id: Internal id of that request.
+        """
+        if self.outcome is None:  # else it was refused, and has no parent to be taken from
+            self._parent_id = parent_id
+            add_child(parent_id, id(self), self)
 
     def cancel(self) -> None:
         """The request that made it is cancelled; from any thread. What Serve calls children by."""
@@ -158,57 +130,38 @@ class Call:
 
     # ------------------------------------------------------------ the transport's side
 
-    def succeed(self, payload: Payload) -> None:
-        """The result of a unary call, or the end of a stream."""
-        if not self.done:
-            self.payload = payload
-            self._finish()
+    def end(self, outcome: Outcome) -> bool:
+        """Note what ended the call, and wake who waits; False if it had ended before.
 
-    def succeed_with(self, value: Any) -> None:
-        """A result that needs no deserializing."""
-        if not self.done:
-            self.value, self.has_value = value, True
-            self._finish()
-
-    def fail(self, error: BaseException | RemoteException) -> None:
-        """The call ended with an error."""
-        if not self.done:
-            # One of ours that is a RayTaskError is the user's, of a call that an argument is of.
-            if isinstance(error, ServeGrpcError) and not isinstance(error, RayTaskError):
-                # The last try did not start, but an earlier one may have.
-                error.may_have_executed |= self.may_have_executed
-            self.error = error
-            self._finish()
+        While it has a delivery, only that may call this: it has to give back what the call holds.
+        """
+        # No lock: only the transport's loop ends a call that was submitted.
+        if self.outcome is not None:
+            return False
+        # First: a thread that sees the outcome must find the call as it will stay.
+        self.fields.payload = b""  # no try follows that would send it
+        self.outcome = outcome
+        self.delivery = None  # each knows the other; the circle must not wait for the collector
+        if self._parent_id:
+            remove_child(self._parent_id, id(self))
+        # After the outcome, never before: a waiter that is woken looks once and sleeps again.
+        if self._waiters:
+            self._wake()
+        return True
 
     def add_item(self, payload: Any) -> None:
-        """One item of a stream."""
-        self.has_items = True
+        """One item of a stream, as it came, or as a `Value`."""
         self._items.append(payload)
         if self._waiters:
             self._wake()
 
-    def _finish(self) -> None:
-        self.done = True
-        if self.ended is not None:
-            self.ended.append(type(self.error))
-        self.native = None
-        self.fields.payload = b""  # no try follows that would send it
-        if self.expiry is not None:
-            self.expiry.cancel()
-            self.expiry = None
-        if self.parent_id:
-            remove_child(self.parent_id, id(self))
-        if self.loan is not None:
-            self.loan.settle(is_answered=self.error is None)
-            self.loan = None  # the response may be kept for long
-        if self._waiters:
-            self._wake()
-
     def _wake(self) -> None:
+        # A thread may still append to the old list, too late for the copy below. It looks at the
+        # outcome and the items after that, and those were written before.
         waiters, self._waiters = self._waiters, []
-        transport_loop = self._mailbox.loop
+        transport_loop = self.mailbox.loop
         for waiter in tuple(waiters):  # one that gives up takes itself off the list
-            waiter.wake(transport_loop)
+            wake(waiter, transport_loop)
 
     # ------------------------------------------------------------ the consumer's side
 
@@ -218,11 +171,12 @@ class Call:
         Never at once, not even on the transport's loop: finalizers call this, ours and the user's,
         and the garbage collector runs them in the midst of anything.
         """
-        if self.done or self.is_cancelled:
+        delivery = self.delivery  # looked at once: the transport's loop takes it away
+        if delivery is None or self.is_cancelled or self.outcome is not None:
             return
         self.is_cancelled = True
         try:
-            self._mailbox.post(self._owner.cancel, self)
+            self.mailbox.post(delivery.cancel)
         except RuntimeError:
             return  # the transport's loop is closed; its sessions, and their calls, are gone
 
@@ -231,7 +185,7 @@ class Call:
 
         Cancelling the last task that waits here cancels the call.
         """
-        while not self.done:
+        while self.outcome is None:
             await self.wait_news()
 
     def wait_done_blocking(self, timeout_s: float | None) -> bool:
@@ -240,13 +194,13 @@ class Call:
 
     async def wait_item(self) -> bool:
         """Return when there is an item; False if the stream is over instead."""
-        while not self._items and not self.done:
+        while not self._items and self.outcome is None:
             await self.wait_news()
         return bool(self._items)
 
     def wait_item_blocking(self) -> bool:
         """As `wait_item`, for a thread."""
-        while not self._items and not self.done:
+        while not self._items and self.outcome is None:
             self._wait_in_thread(None)
         return bool(self._items)
 
@@ -256,15 +210,15 @@ class Call:
 
         A generator, so that `__await__` of a response drives it with no coroutine in between.
         """
-        mailbox = self._mailbox
-        waiter = AsyncWaiter(mailbox.loop if mailbox.is_current else asyncio.get_running_loop())
+        waiter: asyncio.Future[None] = self.mailbox.running_loop().create_future()
         self._waiters.append(waiter)
         self.awaiting += 1
         try:
             # Looked at again, now that the waiter is down: the producer looks the other way round.
-            if not self.done and not self._items:
-                yield from waiter.future
+            if self.outcome is None and not self._items:
+                yield from waiter
         except asyncio.CancelledError:
+            # The last one. Other tasks that await the same response keep the call going.
             if self.awaiting == 1:
                 self.give_up()
             raise
@@ -274,14 +228,15 @@ class Call:
                 self._forget(waiter)
 
     def _wait_in_thread(self, timeout_s: float | None) -> bool:
-        waiter = ThreadWaiter()
+        waiter = threading.Event()
         self._waiters.append(waiter)
         try:
-            return self.done or bool(self._items) or waiter.event.wait(timeout_s)
+            # As in `wait_news`: the waiter is down, so look again before sleeping.
+            return self.done or bool(self._items) or waiter.wait(timeout_s)
         finally:
             self._forget(waiter)
 
-    def _forget(self, waiter: AsyncWaiter | ThreadWaiter) -> None:
+    def _forget(self, waiter: Waiter) -> None:
         try:
             self._waiters.remove(waiter)
         except ValueError:
@@ -294,14 +249,19 @@ class Call:
             BaseException: What the call failed with.
             asyncio.CancelledError: The request that made the call was cancelled.
         """
-        while not self.done:
+        while self.outcome is None:
             yield from self.wait_news()
-        if self.error is not None:
-            raise (yield from self._failure())
-        payload = self.payload
-        if payload is not None and len(payload) > ON_LOOP_BYTES:
-            return (yield from in_thread(self.load, payload))
-        return self.result()
+        outcome = self.outcome
+        if type(outcome) is Result:
+            payload = outcome.payload
+            # Unpickling megabytes would hold up all else on the consumer's loop (decision 0017).
+            if len(payload) > ON_LOOP_BYTES:
+                return (yield from in_thread(self.load, payload))
+            return self.load(payload)
+        if type(outcome) is Value:
+            return outcome.value
+        assert outcome is not None
+        raise (yield from self._failure(outcome))
 
     @types.coroutine
     def fetch_item(self) -> Generator[Any, None, Any]:
@@ -311,65 +271,78 @@ class Call:
             StopAsyncIteration: The stream is complete.
         """
         while not self._items:
-            if self.done:
-                if self.error is None:
+            outcome = self.outcome
+            if outcome is None:
+                yield from self.wait_news()
+            elif not self._items:  # looked at again: the last item may have come before the end
+                if outcome.is_ok:
                     raise StopAsyncIteration
-                raise (yield from self._failure())
-            yield from self.wait_news()
-        if self.has_value or len(self._items[0]) <= ON_LOOP_BYTES:
+                raise (yield from self._failure(outcome))
+        if len(self._items[0]) <= ON_LOOP_BYTES:
             return self.take_item()
         payload, is_back = self._items.popleft(), False
         try:
             return (yield from in_thread(self.load, payload))
         except asyncio.CancelledError:
-            self._items.appendleft(payload)  # its place is before the others
+            self._items.appendleft(payload)  # it comes before the others
             is_back = True
             raise
         finally:
             if not is_back:
                 self._took(payload)
 
-    def _failure(self) -> Generator[Any, None, BaseException]:
-        error = self.error
-        if self.is_taken_along and isinstance(error, RequestCancelledError):
+    def _failure(self, outcome: Outcome) -> Generator[Any, None, BaseException]:
+        # As Serve's (`DeploymentResponse.__await__`): RequestCancelledError is for a call that its
+        # own `cancel()` ended, not for one that went with its parent.
+        if self.is_taken_along and outcome.is_cancelled:
             return asyncio.CancelledError()
-        if isinstance(error, RemoteException):
-            loaded: BaseException = yield from in_thread(error.load)
+        if type(outcome) is UserException:  # the import of its module may take long
+            loaded: BaseException = yield from in_thread(outcome.remote.load)
             return loaded
-        return self.exception()
+        return exception_of(outcome, self.fields.request_id)
 
-    def exception(self) -> BaseException:
-        """What a call that failed raises, a new one each time; where it is the user's, its module
-        may have to be imported.
-        """
-        error = self.error
-        assert error is not None
-        return error.load() if isinstance(error, RemoteException) else another(error)
+    def exception(self) -> BaseException | None:
+        """What a call that failed raises, a new one each time; None if it went well, or goes on."""
+        outcome = self.outcome
+        if outcome is None or outcome.is_ok:
+            return None
+        return exception_of(outcome, self.fields.request_id)
+
+    @property
+    def payload(self) -> Payload | None:
+        """The result as it came; None if the call failed, goes on, or has a value."""
+        return self.outcome.payload if type(self.outcome) is Result else None
 
     def result(self) -> Any:
         """The value of a call that is done, a new one each time; raises its error."""
-        if self.error is not None:
-            raise self.exception()
-        return self.value if self.has_value else self.load(self.payload)
+        outcome = self.outcome
+        if type(outcome) is Result:
+            return self.load(outcome.payload)
+        if type(outcome) is Value:
+            return outcome.value
+        assert outcome is not None
+        raise exception_of(outcome, self.fields.request_id)
 
     def take_item(self) -> Any:
         """The next item; only when a wait said that there is one."""
+        # Credit first: an item that cannot be loaded has been taken all the same, and the stream
+        # would stand still without it.
         payload = self._items.popleft()
         self._took(payload)
-        return payload if self.has_value else self.load(payload)
+        return payload.value if type(payload) is Value else self.load(payload)
 
     def raise_end(self) -> NoReturn:
         """Raise what ended a stream, in a thread: its error, or StopIteration."""
-        if self.error is None:
-            raise StopIteration
-        raise self.exception()
+        error = self.exception()
+        raise StopIteration if error is None else error
 
     def _took(self, payload: Any) -> None:
-        if self._window is not None and not self.done:
-            # Items of Serve's own transport come as values, of unknown size.
-            due = self._window.took(0 if self.has_value else len(payload))
+        delivery = self.delivery
+        if self._window is not None and delivery is not None:
+            # Not for each item: the window says when enough came together for one frame.
+            due = self._window.took(len(payload))
             if due is not None:
-                self._mailbox.run(self._owner.grant, self, *due)
+                self.mailbox.run(delivery.grant, *due)
 
     def pass_item(self) -> Any:
         """The next item as it came, for who passes it on, and grants credit for it."""

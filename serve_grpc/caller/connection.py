@@ -1,9 +1,10 @@
-"""The session to one replica: opened when first needed, watched, opened again when lost.
+"""The way to one replica: a session opened when first needed, and opened again when lost.
 
-Lives on the transport's loop. Events of calls go to the router that sent them; what concerns the
-replica itself (state, load, room) is written on its `Peer`. Invariant: a call that was sent ends
-in exactly one of `on_reply` (with its last event), `on_rejected`, `on_lost`, or its own cancel;
-whatever happens to one of them, the others get theirs.
+Lives on the transport's loop. What the replica says of calls goes to their deliveries; what
+concerns the replica itself (state, load, room) is written on its `Peer`, and its users are told
+that there is news. The state moves in `_become` alone, by the table of `routing/peer.py`.
+Invariant: a delivery that was sent hears of its end once: by its last reply, by a rejection, or by
+the loss of the session; or it was cancelled. Whatever happens to one, the others hear theirs.
 """
 
 from __future__ import annotations
@@ -11,31 +12,29 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import random
-import time
+from collections.abc import Callable
 from typing import Protocol
 
 import ray
 
-from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.allow_list import AllowList, check_call, narrowed
-from serve_grpc.caller.call import Call
-from serve_grpc.caller.events import hand_out, hand_out_lost
+from serve_grpc.caller.dialling import Dialler
+from serve_grpc.caller.events import Carried, hand_out, hand_out_lost, note
 from serve_grpc.caller.lending import Lender, Loan
-from serve_grpc.caller.penalty import Penalty
-from serve_grpc.caller.trouble import Trouble
+from serve_grpc.caller.session import Session
+from serve_grpc.caller.trouble import Penalty, Trouble
+from serve_grpc.carriers.counters import Counters
 from serve_grpc.config import LOGGER_NAME, Settings
-from serve_grpc.payload import Payload, refs_of
-from serve_grpc.protocol.caller import CallerSession, Envelope, Received
-from serve_grpc.protocol.handshake import NONCE_BYTES, SessionState
+from serve_grpc.debugging import is_debugged
+from serve_grpc.entrance.secrets import ClusterSecrets
+from serve_grpc.mailbox import mailbox_of
+from serve_grpc.payload import Segments, is_stored, refs_of
+from serve_grpc.pickling import readable
+from serve_grpc.protocol.caller import Envelope, Received
 from serve_grpc.routing.peer import Peer, PeerState
-from serve_grpc.transport.client import ClientStream
-from serve_grpc.transport.mailbox import mailbox_of
-from serve_grpc.transport.secrets import ClusterSecrets
-from serve_grpc.transport.traffic import Traffic
 
-__all__ = ["BEATS_PER_INTERVAL", "Connection", "ConnectionOwner"]
+__all__ = ["BEATS_PER_INTERVAL", "Connection", "ConnectionUser"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -44,30 +43,16 @@ PREFERRED_WAIT_S = 1.0
 """Calls that prefer a replica wait this long for its first session before they go elsewhere."""
 RECONNECT_S = (0.1, 2.0)
 BEATS_PER_INTERVAL = 4
-IDLE_PING_INTERVALS = 5
-"""A session without calls is asked for life this many times less often."""
-SUSPECT_AFTER_INTERVALS = 1.25
-"""How long an answer may take. With the interval of silence before the question, and a beat for
-each of both to be noticed, no call is sent to a replica that is mute for 2.75 intervals."""
 MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
 """With more than this waiting to be written to one replica, calls go elsewhere or wait; payloads
 that are themselves of this order are allowed a few (`Outbox.is_clogged`)."""
 
 
-class ConnectionOwner(Protocol):
-    """A router that sends calls over a connection."""
-
-    def on_reply(self, call: Call, kind: int, payload: Payload, error: Error | None) -> None:
-        """One event of a call."""
-
-    def on_rejected(self, calls: list[Call]) -> None:
-        """The replica was full; the calls did not start."""
-
-    def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
-        """The session ended under the call."""
+class ConnectionUser(Protocol):
+    """Who sends calls over a connection: a router."""
 
     def on_change(self, connection: Connection) -> None:
-        """The peer's state or room may have changed."""
+        """The replica's state or room may have changed."""
 
 
 class Connection:
@@ -77,7 +62,15 @@ class Connection:
         peer: Facts, state and load; updated here.
         settings: Limits, heartbeat, TLS.
         secrets: Of the cluster.
-        traffic: Where messages and what is in them are counted.
+        counters: Where messages and what is in them are counted.
+
+    Attributes:
+        peer: As given.
+        users: Who is told of news.
+        penalty: What becomes of the replica where it fails its calls.
+        trouble: Why there is no session.
+        peer_max_message_bytes: Largest request that both sides allow; 0 until the replica told.
+        takes_stored: Whether larger ones may go by Ray's object store.
     """
 
     def __init__(
@@ -85,39 +78,41 @@ class Connection:
         peer: Peer,
         settings: Settings,
         secrets: ClusterSecrets,
-        traffic: Traffic | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.peer = peer
-        self.owners: set[ConnectionOwner] = set()
+        self.users: set[ConnectionUser] = set()
         self.penalty = Penalty(peer, self._tell)
+        self.trouble = Trouble(peer)
+        self.peer_max_message_bytes = 0
+        self.takes_stored = False
         self._settings = settings
         self._secrets = secrets
         self._is_secret_doubted = False
-        self._traffic = traffic or Traffic()
-        self._loop = asyncio.get_running_loop()
-        self._mailbox = mailbox_of(self._loop)
-        self._session: CallerSession[Call] | None = None
-        self._stream: ClientStream | None = None
+        self._counters = counters or Counters()
+        self._dialler = Dialler(peer, self._counters)
+        self._mailbox = mailbox_of(asyncio.get_running_loop())
+        self._session: Session | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.trouble = Trouble(peer)
         self._is_member = ray.is_initialized()
-        self._received_s = 0.0
-        self._ping_number = 0
-        self._pinged_s: float | None = None
-        self._is_retired = False
         self._lender = Lender(peer.facts)
 
     def __repr__(self) -> str:
         return f"<Connection {self.peer!r} {self._session!r}>"
 
+    def _become(self, state: PeerState) -> None:
+        before = self.peer.state
+        if self.peer.become(state) and is_debugged():
+            replica_id = self.peer.facts.replica_id
+            note("replica %s: from %s to %s", replica_id, before.value, state.value)
+
     # ------------------------------------------------------------ opening and closing
 
     def connect(self) -> None:
-        """Open the session if there is none."""
-        if self.peer.state is not PeerState.IDLE or self._is_retired:
-            return
-        self.peer.state = PeerState.CONNECTING
-        self._connect()
+        """Open the session if none was needed yet."""
+        if self.peer.state is PeerState.IDLE:
+            self._become(PeerState.CONNECTING)
+            self._connect()
 
     def _connect(self) -> None:
         waiting = self._secrets.refresh(is_doubted=self._is_secret_doubted)
@@ -125,83 +120,92 @@ class Connection:
         if waiting is None:
             self._open()
         else:
+            # The state may be another one by then; `_open` looks.
             waiting.add_done_callback(lambda _: self._open())
 
     def _open(self) -> None:
-        if self._is_retired:
+        if self.peer.state is PeerState.GONE:
             return
         if not self._secrets.keyring:
             self._on_closed("the secret of the Ray cluster is not known")
             return
-        self._session = CallerSession(
-            replica_id=self.peer.facts.replica_id,
-            secret=self._secrets.keyring.current,
-            nonce=os.urandom(NONCE_BYTES),
-            max_message_bytes=self._settings.max_message_bytes,
-        )
-        self._stream = ClientStream(
-            self._session,
-            self.peer.facts.address,
-            self._settings,
-            on_message=lambda data: self._mailbox.enter(self._on_message, data),
-            on_closed=lambda reason: self._mailbox.enter(self._on_closed, reason),
-            traffic=self._traffic,
-        )
+        # In two parts: calls need not wait as long as the dial may take. It goes on beside them.
         self._set_timer(min(PREFERRED_WAIT_S, CONNECT_TIMEOUT_S), self._on_slow)
-        self._stream.start()
+        self._session = Session(
+            self.peer.facts,
+            self._settings,
+            self._secrets.keyring.current,
+            self._counters,
+            self._mailbox,
+            self._dialler.dial,
+            on_message=self._on_message,
+            on_closed=self._on_closed,
+        )
 
     def _on_slow(self) -> None:
-        assert self._stream is not None
-        self.peer.state = PeerState.LOST
+        assert self._session is not None
+        self._become(PeerState.LOST)
         self.trouble.on_slow(PREFERRED_WAIT_S)
         reason = f"no answer within {CONNECT_TIMEOUT_S:g} s"
-        cancel = functools.partial(self._stream.cancel, reason)
+        cancel = functools.partial(self._session.cancel, reason)
         self._set_timer(CONNECT_TIMEOUT_S - PREFERRED_WAIT_S, cancel)
         self._tell()
 
-    def _set_timer(self, delay_s: float, callback: object) -> None:
+    def _set_timer(self, delay_s: float, callback: Callable[[], None]) -> None:
+        self._stop_timer()
+        self._timer = self._mailbox.call_later(delay_s, callback)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._mailbox.call_later(delay_s, callback)  # type: ignore[arg-type]
 
     def retire(self) -> None:
         """The replica is no longer in the control plane's set: close once its calls are over."""
-        self._is_retired = True
-        self.peer.state = PeerState.GONE
+        self._become(PeerState.GONE)
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if self.peer.state is PeerState.GONE and not (self._session and self._session.calls):
+        # Counted by deliveries: one that has ended is off, even if the replica still runs it.
+        if self.peer.state is PeerState.GONE and self.peer.in_flight == 0:
             self.penalty.close()
-            if self._timer is not None:
-                self._timer.cancel()
-            if self._stream is not None:
-                self._stream.cancel()
+            self._stop_timer()
+            if self._session is not None:
+                self._session.cancel()
 
     async def aclose(self) -> None:
         """Close now; calls that still run are lost."""
         self.retire()
-        if self._stream is not None:
-            self._stream.cancel()
-            await self._stream.wait_closed()
+        session = self._session
+        if session is not None:
+            session.cancel()
+            await session.wait_closed()
 
     def _on_closed(self, reason: BaseException | str) -> None:
-        session, self._session, self._stream = self._session, None, None
-        if self._timer is not None:
-            self._timer.cancel()
-        lost = session.close() if session is not None else []
-        self.peer.in_flight = self.peer.reported = 0
+        # Also without a session, when there was no secret to open one with.
+        session, self._session = self._session, None
+        self._stop_timer()
+        lost = session.machine.close() if session is not None else []
+        # Kept, a replica that is reached again would look busy until it reports.
+        self.peer.reported = 0
+        self.peer.carrier = ""
         if self.peer.state is not PeerState.GONE:
+            if session is not None and session.has_failed_on("local"):
+                self._dialler.doubt_lane(reason)
             self._reconnect_later(reason)
+        # The state is that of afterwards by now: whoever hears of a loss may look for another one.
         hand_out_lost(lost, str(reason))
         self._tell()
 
     def _reconnect_later(self, reason: BaseException | str) -> None:
-        self.peer.state = PeerState.LOST
+        self._become(PeerState.LOST)
+        if is_debugged():
+            note("replica %s: no session: %s", self.peer.facts.replica_id, reason)
         if isinstance(reason, asyncio.CancelledError) or self._has_left_the_cluster:
             return  # this loop ends, or this process: there is nobody to come back for
         first, longest = RECONNECT_S
+        # The exponent is bounded too: 2**1024 has no float, and a replica may be away for hours.
         pause = min(longest, first * 2 ** min(self.trouble.times, 10))
+        # A cluster that was restarted under us has another secret: read anew for the next try.
         self._is_secret_doubted = self.trouble.on_lost(reason)
         # Jitter, so that the callers of a replica that comes back do not come all at once.
         self._set_timer(pause * random.uniform(0.5, 1.5), self._try_again)
@@ -225,19 +229,23 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """Whether a call may be sent that the replica is to decide on, full or not."""
-        session = self._session
-        return session is not None and session.state is SessionState.OPEN and self.takes_bytes
+        return self.peer.state in (PeerState.READY, PeerState.SUSPECT) and self.takes_bytes
 
     @property
     def is_down(self) -> bool:
-        """Whether there is no session, and none is being opened now."""
-        return self._stream is None and self.peer.state is not PeerState.CONNECTING
+        """Whether there is no session, and none is being opened for the first time.
+
+        No session is there either while the secret of the cluster is read.
+        """
+        return self._session is None and self.peer.state is not PeerState.CONNECTING
 
     @property
     def takes_bytes(self) -> bool:
         """Whether what waits to be written leaves space for one more call."""
         session = self._session
-        return session is not None and not session.outbox.is_clogged(MAX_QUEUED_REQUEST_BYTES)
+        return session is not None and not session.machine.outbox.is_clogged(
+            MAX_QUEUED_REQUEST_BYTES
+        )
 
     @property
     def serializers(self) -> AllowList:
@@ -260,91 +268,104 @@ class Connection:
         )
 
     @property
-    def peer_max_message_bytes(self) -> int:
-        """Largest request the replica takes."""
-        assert self._session is not None
-        return self._session.peer_max_message_bytes
+    def max_message_bytes(self) -> int:
+        """Largest reply that this side takes."""
+        return self._settings.max_message_bytes
 
-    def send(self, call: Call, *, is_new: bool = False) -> int:
+    def send(self, carried: Carried, *, is_new: bool = False) -> int:
         """Queue a call; returns its id for `cancel` and `grant`.
 
-        Only while the peer has room and the connection takes bytes.
+        Only while the peer has room and the connection takes bytes. Who gives it has to count the
+        call off again (`Peer.in_flight`).
 
         Args:
-            call: What to send.
+            carried: What is told of the call's fate.
             is_new: Whether it comes straight from its caller; one that had to wait is sent while a
                 message of the replica is read, and more may follow it.
+
+        Raises:
+            ValueError: A text of the call is not valid unicode; nothing was queued.
         """
-        assert self._session is not None
-        assert self._stream is not None
         session = self._session
-        call_id = session.request(call, call.fields)
-        if refs := refs_of(call.fields.payload):
-            call.loan = call.loan or Loan(refs)
-            call.loan.is_sent(self._lender, session.epoch, call_id)
+        assert session is not None
+        machine, fields = session.machine, carried.call.fields
+        if in_pieces := type(fields.payload) is Segments:  # not for each call: most are small
+            fields.payload = readable(fields.payload, machine.reads_buffers)
+        # First, for it may raise: what follows counts the call as sent.
+        call_id = machine.request(carried, fields)
+        if in_pieces and (refs := refs_of(fields.payload)):
+            # One loan for all tries: each replica that may have read the refs is asked about them.
+            carried.loan = carried.loan or Loan(refs)
+            carried.loan.is_sent(self._lender, machine.epoch, call_id)
+            self._counters.stored_sent += is_stored(fields.payload)
         self.peer.on_sent()
-        self._traffic.frames_sent += 1
+        self._counters.frames_sent += 1
         # The only call has no company to wait for; where there are more, more are to be expected.
-        self._stream.kick(at_once=is_new and len(session.calls) == 1)
+        session.kick(at_once=is_new and self.peer.in_flight == 1)
         return call_id
 
     def was_read(self, call_id: int) -> bool:
         """Whether the replica has read the request, and did not turn it away."""
-        return self._session is not None and self._session.was_read(call_id)
+        return self._session is not None and self._session.machine.was_read(call_id)
 
     def cancel(self, call_id: int) -> None:
-        """Give a sent call up."""
-        if self._session is not None and call_id in self._session.calls:
-            self._session.cancel(call_id)
-            self._after_session_changed()
-            if self._stream is not None:
-                self._stream.kick()
+        """Give a sent call up, which is counted off already."""
+        session = self._session
+        # An id is good in one session only, and it is of this one: a session that is lost takes its
+        # calls off the connection (`on_lost`) before another opens.
+        if session is not None and call_id in session.machine.calls:
+            session.machine.cancel(call_id)
+            # The last call of a replica that is gone ends the session here; the kick is harmless.
+            self._close_if_done()
+            session.kick()
             self._tell()
 
     def grant(self, call_id: int, items: int, bytes_: int) -> None:
         """Let a stream go on."""
-        if self._session is not None and self._stream is not None:
-            self._session.grant(call_id, items, bytes_)
-            self._stream.kick()
-
-    def _after_session_changed(self) -> None:
-        self.peer.in_flight = len(self._session.calls) if self._session is not None else 0
-        self._close_if_done()
+        if self._session is not None:
+            self._session.machine.grant(call_id, items, bytes_)
+            self._session.kick()
 
     # ------------------------------------------------------------ what the replica says
 
     def _on_message(self, data: bytes) -> None:
         session = self._session
         assert session is not None
-        received: Received[Call] = Received()
+        received: Received[Carried] = Received()
         try:
-            session.receive(data, received)
+            session.machine.receive(data, received)
         finally:  # what came before the frame that breaks the session holds
-            self._received_s = time.monotonic()
-            self._pinged_s = None
-            self._traffic.frames_received += len(received.events)
-            self._update_peer(session, received)
+            session.on_message()
+            self._counters.frames_received += len(received.events)
             if received.lent:
-                self._lender.borrow(session.epoch, received.lent)
-            for call in hand_out(received):
-                session.forget(call)
-        self._after_session_changed()
+                self._counters.stored_received += sum(is_stored(p) for _, p in received.lent)
+                self._lender.borrow(session.machine.epoch, received.lent)
+            # They failed over their news, and the replica may go on with them: it is told to stop.
+            for given_up in hand_out(received):
+                session.machine.forget(given_up)
+            # Behind the calls: a replica that turns one away is judged by what is left on it.
+            self._update_peer(session, received)
+        self._close_if_done()
         self._tell()
-        if self._stream is not None and not self.takes_calls:
-            self._stream.kick(at_once=True)  # nothing more can be sent before the next message
+        if self._session is not None and not self.takes_calls:
+            self._session.kick(at_once=True)  # nothing more can be sent before the next message
 
-    def _update_peer(self, session: CallerSession[Call], received: Received[Call]) -> None:
+    def _update_peer(self, session: Session, received: Received[Carried]) -> None:
         peer = self.peer
         if received.opened:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._stop_timer()
             self.trouble.on_opened()
+            session.is_open = True
+            peer.carrier = session.carrier
+            machine, ours = session.machine, self._settings.max_message_bytes
+            self.peer_max_message_bytes = min(machine.peer_max_message_bytes, ours)
+            self.takes_stored = machine.stores
+            # Of an earlier session: the replica that turned a call away then may be idle by now.
             peer.blocked = False
         if received.draining:
-            peer.state = PeerState.GONE
-        elif session.state is SessionState.OPEN and not self._is_retired:
-            peer.state = PeerState.READY
-        peer.in_flight = len(session.calls)
+            self._become(PeerState.GONE)
+        elif session.is_open and peer.state not in _HEARD:
+            self._become(PeerState.READY)
         if received.load is not None:
             peer.on_report(received.load, received.standby)
         if received.rejected and not received.slot_free:
@@ -354,37 +375,26 @@ class Connection:
             peer.blocked = False
 
     def _tell(self) -> None:
-        for owner in tuple(self.owners):
+        # A copy: what a user hears may make it leave (`ConnectionPool.release`).
+        for user in tuple(self.users):
             try:
-                owner.on_change(self)
+                user.on_change(self)
             except Exception:
-                logger.exception("%r could not follow the news of %r", owner, self)
-
-    # ------------------------------------------------------------ heartbeat
+                logger.exception("%r could not follow the news of %r", user, self)
 
     def beat(self, now_s: float) -> None:
         """Ask a silent replica for a sign of life, suspect a mute one; called once a beat."""
         session = self._session
-        if session is None or session.state not in (SessionState.OPEN, SessionState.DRAINING):
+        if session is None or not session.beat(now_s, has_calls=self.peer.in_flight > 0):
             return
-        interval_s = self._settings.heartbeat_interval_s
-        if self._pinged_s is not None:
-            if now_s - self._pinged_s >= SUSPECT_AFTER_INTERVALS * interval_s:
-                self._suspect()
-            return
-        patience = 1 if session.calls else IDLE_PING_INTERVALS
-        if now_s - self._received_s >= patience * interval_s:
-            self._ping_number = self._ping_number % (2**31) + 1
-            self._pinged_s = now_s
-            session.ping(self._ping_number)
-            assert self._stream is not None
-            self._stream.kick()
-
-    def _suspect(self) -> None:
         if self.peer.state is PeerState.READY:
-            self.peer.state = PeerState.SUSPECT
+            self._become(PeerState.SUSPECT)
             logger.warning(
                 "replica %s does not answer heartbeats; it gets no new calls until it does",
                 self.peer.facts.replica_id,
             )
             self._tell()
+
+
+_HEARD = (PeerState.READY, PeerState.GONE)
+"""A message moves every other state to READY."""

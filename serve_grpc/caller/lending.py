@@ -47,6 +47,7 @@ class Borrowed(list[Any]):
 
     def __init__(self) -> None:
         super().__init__()
+        # Of `concurrent.futures`, not asyncio: it is waited for on other loops and in threads.
         self.fetched: concurrent.futures.Future[None] = concurrent.futures.Future()
         self.fetched.set_running_or_notify_cancel()  # who gives up waiting must not cancel it
 
@@ -85,6 +86,8 @@ class Loan:
 
     def settle(self, *, is_answered: bool) -> None:
         """The call has ended; with `is_answered` the last replica is known to be done with it."""
+        # Once it has answered nobody need ask whether the call runs there. Else a request that was
+        # under way when its call was given up may start after the first question.
         if is_answered and self._visits:
             self._visits[-1].questions = 1
         for visit in self._visits:
@@ -128,6 +131,7 @@ class Lender:
         try:
             while self._visits or self._wanted:
                 try:
+                    # One call of Ray for all that came meanwhile; each costs about a millisecond.
                     await self._exchange_all()
                 except GONE as error:
                     # With the replica goes what it held and what it lent.
@@ -139,6 +143,7 @@ class Lender:
         finally:
             self._exchanging = None
             self._visits.clear()
+            # However it ended, with the replica or with the loop: nobody waits for refs for ever.
             for _, _, borrowed in self._wanted:
                 borrowed.fetched.set_result(None)
             self._wanted.clear()
@@ -147,8 +152,10 @@ class Lender:
         """Ask the actor about all that waits by now."""
         facts = self._facts
         if self._actor is None:
-            place = facts.replica_id, facts.deployment, facts.application
-            self._actor = await in_thread(replica_actor, *place)
+            names = facts.replica_id, facts.deployment, facts.application
+            # `ray.get_actor` blocks for a round trip to the GCS.
+            self._actor = await in_thread(replica_actor, *names)
+        # A snapshot; what is added while Ray is asked stays behind it in the lists.
         visits, wanted = tuple(self._visits), tuple(self._wanted)
         still_run: Sequence[bool] = [False] * len(visits)
         fetched: Sequence[Sequence[Any]] = [()] * len(wanted)
@@ -163,6 +170,7 @@ class Lender:
         except RayTaskError as error:
             # A replica of another version: it lends nothing, and Ray has counted what it holds.
             logger.debug("replica %s cannot answer: %r", facts.replica_id, error)
+        # Only now: had `ask` raised, the same would be asked again.
         del self._visits[: len(visits)], self._wanted[: len(wanted)]
         for (_, _, borrowed), refs in zip(wanted, fetched, strict=True):
             borrowed.extend(refs)

@@ -5,18 +5,21 @@ In the thread of `handle.remote()`. What becomes of a call afterwards is the rou
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from serve_grpc._serve.requests import current_request, generate_request_id
+from serve_grpc.allow_list import AllowList, check_call
 from serve_grpc.caller.call import Call
-from serve_grpc.caller.context import CallWithContext
+from serve_grpc.caller.context import take_context_along
+from serve_grpc.caller.delivery import Delivery
+from serve_grpc.caller.outcomes import Raised
 from serve_grpc.caller.router import Router
 from serve_grpc.config import settings
 from serve_grpc.errors import MessageTooLargeError, ServeGrpcError
+from serve_grpc.payload import Memory, Payload
 from serve_grpc.protocol.caller import Envelope, RequestFields
 from serve_grpc.serialization import get_serializer
+from serve_grpc.threads import in_thread
 
 __all__ = ["CallMaker"]
 
@@ -40,18 +43,20 @@ class CallMaker:
         self._app_name = app_name
         self._options = options
         self._is_idempotent = is_idempotent
+        # One object for all calls that look alike: a session sends it once, as a template.
         self._envelopes: dict[tuple[str, str], Envelope] = {}
         self.request_serializer = get_serializer(options.request_serialization)
         self.response_serializer = get_serializer(options.response_serialization)
+        self._response_loads = self.response_serializer.load_response
 
-    def new_call(self, router: Router, deadline_s: float | None) -> Call:
-        """A call of the request that this code runs for, without payload."""
+    def new_delivery(self, router: Router, deadline_s: float | None) -> Delivery:
+        """The way of a call of the request that this code runs for; without payload."""
         request_id, parent_id, route, app_name, client, grpc_context = current_request()
         options = self._options
-        place = route, app_name
-        envelope = self._envelopes.get(place)
+        origin = route, app_name
+        envelope = self._envelopes.get(origin)
         if envelope is None:
-            envelope = self._envelopes[place] = Envelope(
+            envelope = self._envelopes[origin] = Envelope(
                 method=options.method_name,
                 request_serializer=self.request_serializer.name,
                 response_serializer=self.response_serializer.name,
@@ -59,46 +64,106 @@ class CallMaker:
                 route=route,
                 app_name=app_name,
             )
+        # By position: names take longer, and this is done for each call.
         fields = RequestFields(
             envelope,
             b"",
-            request_id or generate_request_id(),
-            multiplexed_model_id=options.multiplexed_model_id,
-            session_id=options.session_id,
-            credit_items=settings.stream_window_items,
-            credit_bytes=settings.stream_window_bytes,
-            client=client,
+            request_id or generate_request_id(),  # one id in all deployments that it passes
+            0,
+            options.multiplexed_model_id,
+            options.session_id,
+            settings.stream_window_items,
+            settings.stream_window_bytes,
+            client,
         )
-        new_call: Callable[..., Call] = Call
-        if (grpc_context is not None or router.is_tracing) and not router.is_native:
-            new_call = functools.partial(
-                CallWithContext,
-                deployment_name=self._deployment_name,
-                app_name=self._app_name,
-                grpc_context=grpc_context,
-            )
-        call = new_call(
-            fields,
-            owner=router,
-            mailbox=router.mailbox,
-            response_loads=self.response_serializer.load_response,
+        call = Call(fields, router.mailbox, self._response_loads)
+        delivery = Delivery(  # as `router.new_delivery`, for one call less each time
+            call,
+            router.line,
             deadline_s=deadline_s,
             is_idempotent=self._is_idempotent,
             ended=router.tally.ended,
         )
-        if parent_id:
+        if (grpc_context is not None or router.is_tracing) and not router.feed.is_serve_routed:
+            take_context_along(
+                delivery,
+                deployment_name=self._deployment_name,
+                app_name=self._app_name,
+                grpc_context=grpc_context,
+            )
+        if parent_id:  # last, for from here on its cancel may reach the call, from any thread
             call.become_child(parent_id)
-        return call
+        return delivery
 
-    def serialize(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Give the call its payload; False if that failed, and the call with it."""
-        try:
-            payload = self.request_serializer.dump_request(args, kwargs)
-            if len(payload) > settings.max_message_bytes:
-                raise MessageTooLargeError(len(payload), settings.max_message_bytes, "request")
-        except ServeGrpcError as error:
-            error.request_id = call.fields.request_id
-            call.fail(error)
+    def is_refused(self, delivery: Delivery, deployment: AllowList) -> bool:
+        """End a call whose serializers are not allowed; before its arguments are serialized.
+
+        Args:
+            delivery: Of a new call.
+            deployment: What its replicas take, as far as is known.
+        """
+        process = settings.serializers
+        if process is None and deployment is None:
             return False
-        call.fields.payload = payload
+        fields = delivery.call.fields
+        names = fields.envelope.request_serializer, fields.envelope.response_serializer
+        try:
+            check_call(*names, process=process, deployment=deployment, name=self._deployment_name)
+        except ServeGrpcError as error:
+            self._end_raised(delivery, error)
+            return True
+        return False
+
+    def serialize(
+        self,
+        delivery: Delivery,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        memory: Memory | None,
+    ) -> bool:
+        """Give the call its payload; False if that failed, and the call with it.
+
+        Args:
+            delivery: Of the call.
+            args, kwargs: Values of any kind.
+            memory: Where large pieces go; None for the heap.
+        """
+        try:  # as `_dump`, for one call less each time
+            payload = self.request_serializer.dump_request(args, kwargs, memory)
+            if len(payload) > settings.max_message_bytes:
+                self._check_size(payload)
+        except ServeGrpcError as error:
+            self._end_raised(delivery, error)
+            return False
+        delivery.call.fields.payload = payload
         return True
+
+    async def serialize_in_thread(
+        self,
+        delivery: Delivery,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        memory: Memory | None,
+    ) -> None:
+        """As `serialize`, on a loop that must not run the values' own code."""
+        try:
+            delivery.call.fields.payload = await in_thread(self._dump, args, kwargs, memory)
+        except ServeGrpcError as error:
+            self._end_raised(delivery, error)
+
+    def _dump(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], memory: Memory | None
+    ) -> Payload:
+        payload = self.request_serializer.dump_request(args, kwargs, memory)
+        self._check_size(payload)
+        return payload
+
+    def _check_size(self, payload: Payload) -> None:
+        # The replica's limit may be lower, and only there it is known whether what is over the
+        # limit may go by the object store: that is checked when one is chosen (`Delivery`).
+        if len(payload) > settings.max_message_bytes and not settings.stores_oversize:
+            raise MessageTooLargeError(len(payload), settings.max_message_bytes, "request")
+
+    def _end_raised(self, delivery: Delivery, error: ServeGrpcError) -> None:
+        error.request_id = delivery.call.fields.request_id
+        delivery.end(Raised(error))

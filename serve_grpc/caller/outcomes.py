@@ -1,167 +1,288 @@
-"""What a call is told when it cannot be sent, when a reply arrives, and when its replica is lost.
+"""What ended a call, as a value: plain data, of a closed set of kinds.
 
-Shared by those who own calls: the router, and the calls that Serve's own router places.
+Whoever ends a call says what happened and makes no exception of it: the loop that carries sessions
+must not run the code of a user's exception, nor keep a traceback alive. `raising.exception_of`
+makes one for each consumer, where it consumes. What Serve gave as an exception is carried as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ray.serve.exceptions import RequestCancelledError
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RequestCancelledError,
+)
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.exceptions import RemoteException
-from serve_grpc.allow_list import AllowList, check_call, takes_pickle
-from serve_grpc.caller.call import Call
-from serve_grpc.caller.connection import Connection
-from serve_grpc.deadlines import remaining_ms
 from serve_grpc.errors import (
     DeadlineExceededError,
     MessageTooLargeError,
     ReplicaDiedError,
-    ServeGrpcError,
+    SerializationError,
 )
 from serve_grpc.payload import Payload, joined, refs_of
 from serve_grpc.protocol.caller import CallEventKind
-from serve_grpc.protocol.status import error_from_message
 
 __all__ = [
-    "FAILURES",
-    "end_with_reply",
-    "expired",
-    "fail",
-    "fail_for_good",
-    "is_refused",
-    "replica_died",
-    "send",
+    "KINDS",
+    "Cancelled",
+    "Expired",
+    "GivenUp",
+    "Lost",
+    "NotRepeated",
+    "Outcome",
+    "Raised",
+    "ReplicaFailed",
+    "Result",
+    "TooLarge",
+    "UserException",
+    "Value",
+    "kind_of",
+    "last_word",
 ]
 
-FAILURES = (Error.USER_EXCEPTION, Error.INTERNAL)
-"""Errors that tell against the replica that gives them."""
+# In this order: a user's exception is a RayTaskError and may be of any other type beside that.
+_KIND_OF: dict[type, str] = {
+    RemoteException: "user_exception",
+    RayTaskError: "user_exception",  # over Serve's own transport
+    RequestCancelledError: "cancelled",
+    DeadlineExceededError: "deadline_exceeded",
+    BackPressureError: "back_pressure",
+    DeploymentUnavailableError: "deployment_unavailable",
+    ReplicaDiedError: "replica_died",
+    MessageTooLargeError: "message_too_large",
+    SerializationError: "serialization",
+}
+KINDS = ("ok", *dict.fromkeys(_KIND_OF.values()), "error")
+"""The tag `outcome` of the metric `serve_grpc_calls`."""
+
+_KIND_OF_CODE = {
+    Error.MESSAGE_TOO_LARGE: "message_too_large",
+    Error.SERIALIZATION: "serialization",
+    Error.DEADLINE_EXCEEDED: "deadline_exceeded",
+}
 
 
-def fail(call: Call, error: ServeGrpcError) -> None:
-    """End the call with an error of ours."""
-    error.request_id = call.fields.request_id
-    call.fail(error)
+def kind_of(error: BaseException) -> str:
+    """The kind of an outcome that is an exception."""
+    kind = type(error)
+    for known, name in _KIND_OF.items():
+        if issubclass(kind, known):
+            return name
+    return "error"
 
 
-def is_refused(call: Call, process: AllowList, deployment: AllowList, name: str) -> bool:
-    """Fail a call whose serializers are not allowed; before its arguments are serialized.
+class Outcome:
+    """Root of the set.
 
-    Args:
-        call: Not sent yet.
-        process, deployment: What this process and, as far as is known, the replicas take.
-        name: Of the deployment.
+    Attributes:
+        kind: One of `KINDS`; what is counted.
+        is_ok: Whether there is a value, or a complete stream.
+        may_have_executed: Whether the user's code may have run, in this try or an earlier one.
     """
-    if process is None and deployment is None:
+
+    __slots__ = ("may_have_executed",)
+
+    kind = "error"
+    is_ok = False
+    may_have_executed: bool
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was given up, or its code raised CancelledError."""
         return False
-    envelope = call.fields.envelope
-    names = envelope.request_serializer, envelope.response_serializer
-    try:
-        check_call(*names, process=process, deployment=deployment, name=name)
-    except ServeGrpcError as error:
-        fail(call, error)
+
+
+class Result(Outcome):
+    """The replica's answer of a unary call as it came, or the end of a stream."""
+
+    __slots__ = ("payload",)
+
+    kind = "ok"
+    is_ok = True
+
+    def __init__(self, payload: Payload) -> None:
+        self.payload = payload
+
+    def __repr__(self) -> str:
+        return f"Result({len(self.payload)} bytes)"
+
+
+class Value(Outcome):
+    """A value that needs no loading: of Serve's own transport. Also stands for an item of it."""
+
+    __slots__ = ("value",)
+
+    kind = "ok"
+    is_ok = True
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __len__(self) -> int:
+        return 0  # of unknown size, as far as flow control goes
+
+
+@dataclass(slots=True, eq=False)
+class UserException(Outcome):
+    """The user's code raised; nothing of the exception is loaded yet."""
+
+    remote: RemoteException
+    may_have_executed: bool = True
+
+    kind = "user_exception"
+
+
+@dataclass(slots=True, eq=False)
+class ReplicaFailed(Outcome):
+    """The replica's machinery could not handle the call, as `error` of it says."""
+
+    error: Error
+    replica_id: str
+    may_have_executed: bool = False
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """By the code."""
+        return _KIND_OF_CODE.get(self.error.code, "error")
+
+
+@dataclass(slots=True, eq=False)
+class TooLarge(Outcome):
+    """A request or a reply is over the limit. All sizes in bytes."""
+
+    size: int
+    limit: int
+    direction: str
+    replica_id: str = ""
+    may_have_executed: bool = False
+
+    kind = "message_too_large"
+
+
+@dataclass(slots=True, eq=False)
+class Lost(Outcome):
+    """The session ended under the call, or before it could be sent.
+
+    Attributes:
+        actor_id: Of the replica, "" if not known.
+        reason: Why the session ended.
+        may_have_started: Whether this last try may have.
+    """
+
+    replica_id: str
+    actor_id: str
+    reason: str
+    may_have_started: bool
+    may_have_executed: bool = field(init=False)
+
+    kind = "replica_died"
+
+    def __post_init__(self) -> None:
+        self.may_have_executed = self.may_have_started
+
+
+@dataclass(slots=True, eq=False)
+class NotRepeated(Outcome):
+    """Its replica was lost, and no other one will come: Serve says so by `unavailable`."""
+
+    unavailable: Exception
+    may_have_executed: bool = True
+
+    kind = "replica_died"
+
+
+@dataclass(slots=True, eq=False)
+class Expired(Outcome):
+    """The deadline passed.
+
+    Attributes:
+        replica_id: Where the call was; "" if on none.
+        trouble: Why it may still have waited; "" if that is not known.
+    """
+
+    replica_id: str = ""
+    may_have_executed: bool = False
+    trouble: str = ""
+
+    kind = "deadline_exceeded"
+
+
+@dataclass(slots=True, eq=False)
+class Cancelled(Outcome):
+    """It was given up, or its handler raised CancelledError."""
+
+    may_have_executed: bool = False
+
+    kind = "cancelled"
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Always: a handler that raised CancelledError counts as cancelled, too."""
         return True
-    return False
 
 
-def fail_for_good(call: Call, unavailable: Exception) -> None:
-    """End a call that no replica will take any more, as Serve's error says.
+@dataclass(slots=True, eq=False)
+class GivenUp(Outcome):
+    """No replica will be asked (any more), as `text` says."""
 
-    That error promises that the call did not start; one that was lost before gets another.
-    """
-    if not call.may_have_executed:
-        call.fail(unavailable)
-        return
-    text = "its replica was lost before the call ended, and none will repeat it"
-    fail(call, ReplicaDiedError(f"{text}: {unavailable}"))
+    text: str
+    may_have_executed: bool = False
 
 
-def send(call: Call, connection: Connection, *, is_new: bool = False) -> int:
-    """Queue a call on a connection that takes it; returns its id there.
+@dataclass(slots=True, eq=False)
+class Raised(Outcome):
+    """What Serve, Ray, or our own check of a request gave as an exception, carried as it is."""
 
-    Raises:
-        ServeGrpcError: It cannot be sent, to no replica: its deadline passed, it is too large, a
-            text of it is not valid, or its serializers are refused. Nothing was queued.
-    """
-    fields = call.fields
-    if connection.peer.facts.serializers is not None:
-        connection.check_serializers(fields.envelope)
-    if call.deadline_s is not None:
-        fields.timeout_ms = remaining_ms(call.deadline_s)
-        if fields.timeout_ms == 0:
-            raise expired("", may_have_executed=False)
-    size, limit = len(fields.payload), connection.peer_max_message_bytes
-    if size > limit:
-        raise MessageTooLargeError(size, limit, "request")
-    try:
-        return connection.send(call, is_new=is_new)
-    except ValueError as error:
-        raise ServeGrpcError(f"the call cannot be sent: {error}") from error
+    error: BaseException
+    may_have_executed: bool = False
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """By the type."""
+        return kind_of(self.error)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether Serve or Ray cancelled it."""
+        return isinstance(self.error, RequestCancelledError)
 
 
-def end_with_reply(
-    call: Call,
+def last_word(
     kind: int,
     payload: Payload,
     error: Error | None,
     *,
-    connection: Connection,
+    request_id: str,
+    replica_id: str,
     max_message_bytes: int,
-) -> None:
-    """End the call as the last event of it says."""
-    replica_id = connection.peer.facts.replica_id
-    if kind == CallEventKind.ERROR:
-        assert error is not None
-        call.fail(_failure(error, call.fields.request_id, connection, refs_of(payload)))
-    elif kind == CallEventKind.TOO_LARGE:
-        too_large = MessageTooLargeError(int(joined(payload)), max_message_bytes, "response")
-        too_large.replica_id, too_large.may_have_executed = replica_id, True
-        fail(call, too_large)
-    else:
-        call.succeed(payload)
-
-
-def _failure(
-    error: Error, request_id: str, connection: Connection, refs: Sequence[Any]
-) -> BaseException | RemoteException:
-    if error.code == Error.CANCELLED:
-        cancelled: BaseException = RequestCancelledError(request_id)
-        return cancelled
-    if error.code == Error.USER_EXCEPTION:
-        may_unpickle = takes_pickle(connection.serializers)
-        return RemoteException(error, request_id=request_id, may_unpickle=may_unpickle, refs=refs)
-    replica_id = connection.peer.facts.replica_id
-    return error_from_message(error, request_id=request_id, replica_id=replica_id)
-
-
-def expired(
-    replica_id: str, *, may_have_executed: bool, trouble: str = ""
-) -> DeadlineExceededError:
-    """The deadline passed; `replica_id` is "" for a call that was on none.
+    may_unpickle: bool,
+) -> Outcome:
+    """What the last event of a call comes to.
 
     Args:
-        replica_id, may_have_executed: As of the error.
-        trouble: Why the call may still have waited; "" if that is not known.
+        kind, payload, error: As of `CallEvent`.
+        request_id: Of the call.
+        replica_id: Whose word it is.
+        max_message_bytes: Limit of this side, for replies.
+        may_unpickle: Whether an exception that came pickled may be loaded.
     """
-    return DeadlineExceededError(
-        "the deadline passed before the call ended" + (f"; {trouble}" if trouble else ""),
-        replica_id=replica_id,
-        may_have_executed=may_have_executed,
-    )
-
-
-def replica_died(
-    connection: Connection, reason: str, *, may_have_started: bool
-) -> ReplicaDiedError:
-    """The session ended under the call."""
-    facts = connection.peer.facts
-    return ReplicaDiedError(
-        f"replica {facts.replica_id} was lost before the call ended ({reason}); "
-        + ("it may have started" if may_have_started else "it had not started"),
-        replica_id=facts.replica_id,
-        may_have_executed=may_have_started,
-        actor_id=facts.actor_id or None,
-    )
+    # Its payload is the size: `CallerSession` dropped what it had of the bytes themselves.
+    if kind == CallEventKind.TOO_LARGE:
+        return TooLarge(int(joined(payload)), max_message_bytes, "response", replica_id, True)
+    if error is None:
+        return Result(payload)  # of a unary call, or the end of a stream
+    if error.code == Error.CANCELLED:
+        return Cancelled()
+    if error.code == Error.USER_EXCEPTION:
+        return UserException(
+            RemoteException(
+                error, request_id=request_id, may_unpickle=may_unpickle, refs=refs_of(payload)
+            )
+        )
+    return ReplicaFailed(error, replica_id)

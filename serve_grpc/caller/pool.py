@@ -10,12 +10,12 @@ import weakref
 from collections import Counter, defaultdict
 
 from serve_grpc._serve.cluster import cluster_secrets
-from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionOwner
+from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionUser
+from serve_grpc.carriers.counters import Counters
 from serve_grpc.config import LOGGER_NAME, Settings, settings
+from serve_grpc.entrance.secrets import ClusterSecrets
+from serve_grpc.mailbox import mailbox_of
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
-from serve_grpc.transport.mailbox import mailbox_of
-from serve_grpc.transport.secrets import ClusterSecrets
-from serve_grpc.transport.traffic import Traffic
 
 __all__ = ["ConnectionPool", "pool_of"]
 
@@ -25,8 +25,11 @@ logger = logging.getLogger(LOGGER_NAME)
 class ConnectionPool:
     """Connections by replica id. Lives on the loop it is made on.
 
+    Args:
+        settings: Limits, heartbeat, TLS.
+
     Attributes:
-        traffic: What went over the connections of each deployment, by its application and name.
+        counters: What went over the connections of each deployment, by its application and name.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -34,7 +37,7 @@ class ConnectionPool:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[str, Connection] = {}
         self._retired: set[Connection] = set()
-        self.traffic: defaultdict[tuple[str, str], Traffic] = defaultdict(Traffic)
+        self.counters: defaultdict[tuple[str, str], Counters] = defaultdict(Counters)
         self._ticker: asyncio.TimerHandle | None = None
         self._secrets = ClusterSecrets(cluster_secrets)
         self._secrets.refresh()  # so that the first session need not wait for it
@@ -47,32 +50,37 @@ class ConnectionPool:
         """Whether its loop still exists."""
         return not self._loop.is_closed()
 
-    def states(self) -> Counter[tuple[str, str, str]]:
-        """How many sessions there are by application, deployment and state."""
+    def states(self) -> Counter[tuple[str, str, str, str]]:
+        """How many sessions there are by application, deployment, state and carrier.
+
+        The carrier is "" where no session is open.
+        """
         peers = (connection.peer for connection in self._connections.values())
         return Counter(
-            (peer.facts.application, peer.facts.deployment, peer.state.value)
+            (peer.facts.application, peer.facts.deployment, peer.state.value, peer.carrier)
             for peer in peers
             if peer.state is not PeerState.IDLE
         )
 
-    def acquire(self, facts: ReplicaFacts, owner: ConnectionOwner) -> Connection:
-        """The connection to a replica, noting that `owner` uses it."""
+    def acquire(self, facts: ReplicaFacts, user: ConnectionUser) -> Connection:
+        """The connection to a replica, noting that `user` uses it."""
         connection = self._connections.get(facts.replica_id)
         if connection is None:
-            traffic = self.traffic[facts.application, facts.deployment]
-            connection = Connection(Peer(facts), self._settings, self._secrets, traffic)
+            counters = self.counters[facts.application, facts.deployment]
+            connection = Connection(Peer(facts), self._settings, self._secrets, counters)
             self._connections[facts.replica_id] = connection
+        # Its models change while it lives; the peer is shared, so every handle sees the newest.
         connection.peer.facts = facts
-        connection.owners.add(owner)
+        connection.users.add(user)
         if self._ticker is None:
             self._tick()
         return connection
 
-    def release(self, connection: Connection, owner: ConnectionOwner) -> None:
-        """`owner` no longer sends calls to this replica; those on their way go on."""
-        connection.owners.discard(owner)
-        if not connection.owners:
+    def release(self, connection: Connection, user: ConnectionUser) -> None:
+        """`user` no longer sends calls to this replica; those on their way go on."""
+        connection.users.discard(user)
+        if not connection.users:
+            # Out of the table: if the replica is listed again it needs another peer, GONE is final.
             self._connections.pop(connection.peer.facts.replica_id, None)
             self._retired.add(connection)  # its replica hears from us until its calls are over
             connection.retire()
@@ -89,7 +97,9 @@ class ConnectionPool:
             await connection.aclose()
 
     def _tick(self) -> None:
+        # Before the ticker is set again: it ends with the last of them.
         self._retired = {connection for connection in self._retired if not connection.is_down}
+        # Beats come faster than the interval: silence is noticed a quarter of it late at most.
         interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
             mailbox_of(self._loop).call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
@@ -113,6 +123,7 @@ _pools_lock = threading.Lock()
 def pool_of() -> ConnectionPool:
     """The pool of the running loop."""
     loop = asyncio.get_running_loop()
+    # Loops of several threads share this table.
     with _pools_lock:
         pool = _pools.get(loop)
         if pool is None:

@@ -1,4 +1,4 @@
-"""The router of a native router: one for each, found by every handle that shares it.
+"""The router of ours beside each of Serve's: one for each, found by every handle that shares it.
 
 Copies of one handle are a family; a family that is shut down leaves a shared router to the others.
 """
@@ -9,7 +9,7 @@ import threading
 import weakref
 from typing import Any
 
-from serve_grpc._serve.routers import router_access
+from serve_grpc._serve.routers import router_adapter
 from serve_grpc.caller.router import Router
 from serve_grpc.config import settings
 
@@ -21,30 +21,30 @@ _routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def router_of(native_router: Any, handle_counter: Any) -> Router | None:
+def router_of(serve_router: Any, handle_counter: Any) -> Router | None:
     """Ours beside Serve's; None where Serve's has no replicas, as in local testing mode.
 
     Args:
-        native_router: The handle's `_router`.
+        serve_router: The handle's `_router`.
         handle_counter: The handle's `request_counter`, which its copies share.
     """
     with _lock:
-        router = _routers.get(native_router)
+        router = _routers.get(serve_router)
         if router is None:
-            access = router_access(native_router, handle_counter)
-            if access is None:
+            adapter = router_adapter(serve_router, handle_counter)
+            if adapter is None:
                 return None
-            router = _routers[native_router] = Router(access, settings)
+            router = _routers[serve_router] = Router(adapter, settings)
             # The connections know the router; without this they would keep it for ever.
-            finalizer = weakref.finalize(native_router, _close, router)
+            finalizer = weakref.finalize(serve_router, _close, router)
             finalizer.atexit = False
         return router
 
 
-def known_router(native_router: Any) -> Router | None:
+def known_router(serve_router: Any) -> Router | None:
     """Ours beside Serve's if there is one."""
     with _lock:
-        return _routers.get(native_router)
+        return _routers.get(serve_router)
 
 
 def _close(router: Router) -> None:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable
 
 from serve_grpc.caller.call import Call
-from serve_grpc.caller.connection import Connection, ConnectionOwner
+from serve_grpc.caller.connection import Connection, ConnectionUser
 from serve_grpc.caller.pool import ConnectionPool
 from serve_grpc.routing.outliers import Outliers
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
@@ -27,7 +27,7 @@ class Replicas:
 
     Args:
         pool: Where connections come from and go back to.
-        owner: Who sends calls over them.
+        user: Who sends calls over them.
         node_id, zone: Of this caller, where it prefers replicas close by; else "".
 
     Attributes:
@@ -37,15 +37,16 @@ class Replicas:
     """
 
     def __init__(
-        self, pool: ConnectionPool, owner: ConnectionOwner, *, node_id: str, zone: str
+        self, pool: ConnectionPool, user: ConnectionUser, *, node_id: str, zone: str
     ) -> None:
         self._pool = pool
-        self._owner = owner
+        self._user = user
         self._node_id = node_id
         self._zone = zone
         self._rng = random.Random()
         self._connections: dict[str, Connection] = {}
         self._by_peer: dict[Peer, Connection] = {}
+        self._only: Connection | None = None  # set while there is one
         self._picker = Picker((), rng=self._rng)
         self.outliers = Outliers()
         self.is_opening = False
@@ -68,13 +69,15 @@ class Replicas:
             connection = self._connections.pop(replica_id)
             del self._by_peer[connection.peer]
             self.outliers.forget(connection.peer)
-            self._pool.release(connection, self._owner)
+            self._pool.release(connection, self._user)
         for replica_id, facts in fresh.items():
-            connection = self._pool.acquire(facts, self._owner)
+            connection = self._pool.acquire(facts, self._user)
             self._connections[replica_id] = connection
             self._by_peer[connection.peer] = connection
+            # Calls for a model may have no other place to go, so this replica is never avoided.
             if facts.model_ids:
                 connection.peer.pardon()
+        self._only = connection if len(self._connections) == 1 else None
         self._picker = Picker(self._by_peer, rng=self._rng, node_id=self._node_id, zone=self._zone)
 
     def connection_to(self, replica_id: str) -> Connection | None:
@@ -83,12 +86,18 @@ class Replicas:
 
     def pick(self, model_id: str) -> Connection | None:
         """A connection that takes a call now, or None; opens sessions where there are none yet."""
+        only = self._only
+        # Nothing to choose: whatever a call prefers, one that has room gets it.
+        if only is not None and only.peer.has_room and only.takes_bytes:
+            return only
         idle: list[Peer] = []
         peer = self._picker.pick(model_id, idle)
         if peer is None and self._pardon_without_better():
             peer = self._picker.pick(model_id, idle)
+        # Only now, when a call wants them: a replica that is never picked costs no session.
         for unconnected in idle:
             self._by_peer[unconnected].connect()
+        # Sessions about to open may bring room, which is better than to stand by (decision 0015).
         if peer is None and not idle:
             peer = self._picker.pick_standby()
         if peer is None:
@@ -104,6 +113,7 @@ class Replicas:
     def on_failure(self, connection: Connection, call: Call) -> None:
         """The user's code raised on this replica: penalise it if others are better at that."""
         peer, method = connection.peer, call.fields.envelope.method
+        # One replica holds the model, so it gets all the bad input for it (`routing/outliers.py`).
         if call.fields.multiplexed_model_id or not self.outliers.on_failure(peer, method):
             return
         if peer.facts.model_ids or not self.outliers.has_better(peer, method):

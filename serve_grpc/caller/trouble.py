@@ -1,23 +1,64 @@
-"""Why one replica has no session, and what the log is told of it.
+"""What goes wrong with one replica, and what the log is told of it: rarer the longer it lasts.
 
-Calls that wait for a replica and give up name what is kept here. On the loop of the connection.
+`Trouble`: there is no session. `Penalty`: there is one, and the user's code fails where it does not
+elsewhere. On the loop of the connection.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
 from serve_grpc._generated.replica_pb2 import Refusal
-from serve_grpc.caller.complaints import Complaints
+from serve_grpc.config import LOGGER_NAME
+from serve_grpc.mailbox import mailbox_of
 from serve_grpc.protocol.caller import HandshakeRefused
 from serve_grpc.routing.peer import Peer
 
-__all__ = ["Trouble"]
+__all__ = ["Penalty", "RateLimitedWarning", "Trouble"]
 
+logger = logging.getLogger(LOGGER_NAME)
+
+PAUSE_S = (30.0, 600.0)
+"""First and longest time from one warning to the next. Twice the longest without one makes it the
+first again."""
 FEW_FAILURES = 3
 """Not worth a warning: a replica that starts or ends."""
+REST_S = (1.0, 8.0)
+"""First and longest pause of a replica that fails its calls."""
+
+
+class RateLimitedWarning:
+    """Warnings of one kind, about one replica.
+
+    The first is said at once, so that whoever looks at the log sees it; after that each pause is
+    twice the one before.
+    """
+
+    def __init__(self) -> None:
+        self._said_s = float("-inf")
+        self._pause_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"<RateLimitedWarning, one each {self._pause_s:g} s>"
+
+    def warn(self, text: str, *args: object) -> None:
+        """Log a warning, unless the last one was a moment ago; `text % args` as in `logging`."""
+        since_s = time.monotonic() - self._said_s
+        if since_s < self._pause_s:
+            return
+        first_s, longest_s = PAUSE_S
+        # Another trouble than that of the last time: its second warning is due soon again.
+        is_old = since_s > 2 * longest_s
+        self._pause_s = first_s if is_old else min(longest_s, 2 * self._pause_s)
+        self._said_s = time.monotonic()
+        logger.warning(text, *args)
 
 
 class Trouble:
-    """With the session to one replica.
+    """Why there is no session to one replica. Calls that give up waiting for it name this.
 
     Args:
         peer: Whose.
@@ -29,7 +70,7 @@ class Trouble:
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._unreachable, self._failed = Complaints(), Complaints()
+        self._unreachable, self._failed = RateLimitedWarning(), RateLimitedWarning()
         self.times = 0
         self.reason = ""
 
@@ -48,6 +89,7 @@ class Trouble:
         self.times += 1
         is_refused = isinstance(reason, HandshakeRefused)
         self.reason = str(reason) if is_refused or isinstance(reason, str) else repr(reason)
+        # Said from the first time on: mostly somebody has to change a setting or a version.
         if is_refused:
             self._failed.warn(
                 "%s refused the session: %s", self._peer.facts.replica_id, self.reason
@@ -64,3 +106,54 @@ class Trouble:
         """There is a session."""
         self.times = 0
         self.reason = ""
+
+
+class Penalty:
+    """What becomes of a replica where the user's code fails while it does not elsewhere.
+
+    It gets no calls for a while, then one at a time until one fails again, and longer pauses each
+    time. Invariant: a penalised peer either rests, with a timer running, or may be probed.
+
+    Args:
+        peer: Where it is noted.
+        on_rested: Called when the peer may have a call again.
+    """
+
+    def __init__(self, peer: Peer, on_rested: Callable[[], None]) -> None:
+        self._peer = peer
+        self._on_rested = on_rested
+        self._mailbox = mailbox_of(asyncio.get_running_loop())
+        self._timer: asyncio.TimerHandle | None = None
+        self._rests = 0
+        self._warning = RateLimitedWarning()
+
+    def on_outlier(self) -> None:
+        """Nearly all calls fail on this replica, and on another one they do not."""
+        peer = self._peer
+        if self._timer is not None:
+            if peer.penalised:
+                return
+            self._timer.cancel()  # of a rest from which it was pardoned
+        # Pardoned or new: what was before is forgotten, and the first rest is short again.
+        if not peer.penalised:
+            self._rests = 0
+            self._warning.warn(
+                "replica %s fails nearly all of its calls and others do not; it gets hardly any "
+                "calls until they succeed",
+                peer.facts.replica_id,
+            )
+        first, longest = REST_S
+        peer.penalise()
+        self._timer = self._mailbox.call_later(min(longest, first * 2**self._rests), self._rested)
+        self._rests += 1
+
+    def _rested(self) -> None:
+        self._timer = None
+        # A pardon in the meantime took the penalty off, and there is nothing to probe.
+        self._peer.may_probe = self._peer.penalised
+        self._on_rested()
+
+    def close(self) -> None:
+        """The replica is gone."""
+        if self._timer is not None:
+            self._timer.cancel()

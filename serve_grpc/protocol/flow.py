@@ -2,7 +2,7 @@
 
 The consumer counts what it took and grants it back once half a window is due, so a slow consumer
 pauses its own producer and nobody else. A window counts items and bytes; an item may start while
-any of both is left, so one larger than the window still passes, alone.
+some of each is left, however large it is. So one that is larger than the window passes, too, alone.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["ConsumerWindow", "GrantedCredit", "ProducerWindow"]
 
 
 class ProducerWindow:
-    """What may still be sent."""
+    """What the producer of a stream may still send."""
 
     def __init__(self, items: int, bytes_: int) -> None:
         self._items = items
@@ -27,6 +27,7 @@ class ProducerWindow:
 
     def spend(self, bytes_: int) -> None:
         """Count one item as sent."""
+        # Bytes may go below zero: an item larger than the window passes, alone.
         self._items -= 1
         self._bytes -= bytes_
 
@@ -37,9 +38,11 @@ class ProducerWindow:
 
 
 class ConsumerWindow:
-    """What was taken and not yet given back."""
+    """What the consumer of a stream took, and has not granted again yet."""
 
     def __init__(self, items: int, bytes_: int) -> None:
+        # Credit for each item would cost a frame each; with credit for a whole window the producer
+        # would have to stop until it arrives.
         self._half_items = max(1, items // 2)
         self._half_bytes = max(1, bytes_ // 2)
         self._items = 0
@@ -56,6 +59,7 @@ class ConsumerWindow:
         self._bytes += bytes_
         if self._items < self._half_items and self._bytes < self._half_bytes:
             return None
+        # Both counts go back together, whichever of them reached its half.
         due = self._items, self._bytes
         self._items = self._bytes = 0
         return due
@@ -80,6 +84,7 @@ class GrantedCredit:
 
     def spend(self, call_id: int, bytes_: int) -> bool:
         """Count one item of a call; False if it is no stream, or has no credit left."""
+        # No window: a unary call, whose replica has no right to any item.
         window = self._windows.get(call_id)
         if window is None or not window.is_open:
             return False
@@ -88,5 +93,5 @@ class GrantedCredit:
 
     def close(self, call_id: int) -> None:
         """End a stream; nothing happens for calls of another kind."""
-        if self._windows:
+        if self._windows:  # no stream runs in most sessions, and this is done for each call
             self._windows.pop(call_id, None)

@@ -17,6 +17,8 @@ KEY_ID_BYTES = 8
 
 def key_id(secret: bytes) -> bytes:
     """Names the secret; says nothing about it."""
+    # What proofs sign begins with the length of a part (`handshake._mac`), never with this text, so
+    # the name of a secret cannot pass as a proof.
     return hmac.new(secret, b"serve_grpc key id", hashlib.sha256).digest()[:KEY_ID_BYTES]
 
 
@@ -47,10 +49,11 @@ class Keyring:
 
     def find(self, name: bytes) -> bytes | None:
         """The secret of this key id, the current one for an empty id; None if it is not here."""
-        if not name:
+        if not name:  # the peer does not name its secret; its proof shows which one it holds
             return next(iter(self._by_id.values()), None)
         return self._by_id.get(name)
 
     def replace(self, secrets: Iterable[bytes]) -> None:
         """Hold these from now on, and no others."""
+        # Dicts keep their order, so the current one stays the first.
         self._by_id = {key_id(secret): secret for secret in secrets}

@@ -13,7 +13,9 @@ from typing import Generic
 
 from serve_grpc.payload import Payload, pieces
 from serve_grpc.protocol import wire
+from serve_grpc.protocol.places import LinkMemory, Place
 from serve_grpc.protocol.wire import BatchT
+from serve_grpc.shared_memory.blocks import BLOCK_BYTES
 
 __all__ = ["Outbox"]
 
@@ -33,17 +35,33 @@ class _Bulk:
 
     def load(self, payload: Payload) -> None:
         """Send `payload` from now on."""
+        # Views, so that cutting copies nothing; the bytes are copied once, into their message.
         self._views = deque(memoryview(piece) for piece in pieces(payload))
+        self._is_within = False  # the first of them has left in part
         self.left = self.size = len(payload)
 
-    def cut(self, budget: int) -> memoryview:
-        """Take at most `budget` bytes off the front."""
+    def cut(self, budget: int) -> tuple[memoryview, int]:
+        """Take at most `budget` bytes off the front.
+
+        Returns:
+            Them, and the size of the piece if it is a large one that begins with them.
+        """
         view = self._views.popleft()
-        if len(view) > budget:
+        begun = len(view) if len(view) >= BLOCK_BYTES and not self._is_within else 0
+        self._is_within = len(view) > budget
+        if self._is_within:
             self._views.appendleft(view[budget:])
             view = view[:budget]
         self.left -= len(view)
-        return view
+        return view, begun
+
+    def lend(self, memory: LinkMemory) -> Place | None:
+        """Take the next piece off the front if the peer can read it where it is."""
+        place = memory.lend(self._views[0])
+        if place is not None:
+            self._views.popleft()
+            self.left -= place.size
+        return place
 
 
 class Outbox(Generic[BatchT]):
@@ -56,22 +74,28 @@ class Outbox(Generic[BatchT]):
     Attributes:
         batch: The open batch.
         queued_bytes: About how many bytes wait here; 0 only if nothing does.
+        pending_batch: Number of the message that will carry a frame added now, counting from 1.
         batches_taken: How many messages `take` gave out; a frame added while this was `n` and
             `pending_batch` was `k` is certainly unsent while `batches_taken < k`.
+        memory: What the link shares beside messages; None if nothing, or not yet.
     """
 
     def __init__(self, kind: type[BatchT]) -> None:
         self._kind: type[BatchT] = kind
         self._closed: deque[tuple[BatchT, int]] = deque()
         self._bulk: dict[int, _Bulk] = {}
+        # Ids whose fragments leave now, in turns; the others with a large payload wait in order.
         self._leaving: list[int] = []
-        # Messages with the owners of payloads that are out: the peer holds those till they come.
+        # Messages with the owners of payloads that are out. The peer holds a payload until its
+        # owner comes, so these count among the few that may be on their way together.
         self._owner_batches: deque[int] = deque()
         self._waiting: deque[int] = deque()
         self.batch: BatchT = kind()
         self._open_bytes = 0
         self.queued_bytes = 0
         self.batches_taken = 0
+        self.pending_batch = 1  # always that number, those that are closed, and one
+        self.memory: LinkMemory | None = None
 
     def __repr__(self) -> str:
         return (
@@ -83,8 +107,9 @@ class Outbox(Generic[BatchT]):
         return self.queued_bytes > 0
 
     def is_clogged(self, max_bytes: int) -> bool:
-        """Whether more waits than `max_bytes`, and more than a few payloads of the largest size:
-        one that is larger than the bound must not keep small frames from travelling beside it.
+        """Whether too much waits: over `max_bytes`, and over a few times the largest payload here.
+
+        So a payload above the bound clogs nothing by itself: small frames travel beside it.
         """
         if self.queued_bytes <= max_bytes:
             return False
@@ -96,13 +121,10 @@ class Outbox(Generic[BatchT]):
         """The batch of the message that `take` gives next, for what is true when it leaves."""
         return self._closed[0][0] if self._closed else self.batch
 
-    @property
-    def pending_batch(self) -> int:
-        """Number of the message that will carry a frame added now, counting from 1."""
-        return self.batches_taken + len(self._closed) + 1
-
     def added(self, payload_bytes: int = 0) -> None:
         """Tell that a frame was put into `batch`."""
+        # An estimate. `take` subtracts the same number, so that an empty outbox counts exactly 0:
+        # `bool(outbox)`, and with it whether a writer has anything to do, hangs on that.
         size = payload_bytes + wire.FRAME_OVERHEAD_BYTES
         self._open_bytes += size
         self.queued_bytes += size
@@ -115,6 +137,7 @@ class Outbox(Generic[BatchT]):
             self._closed.append((self.batch, self._open_bytes))
             self.batch = self._kind()
             self._open_bytes = 0
+            self.pending_batch += 1
 
     def has_large(self, call_id: int) -> bool:
         """Whether a large payload of this id is still leaving; later frames must wait for it."""
@@ -125,7 +148,8 @@ class Outbox(Generic[BatchT]):
         self.queued_bytes += len(payload)
         bulk = self._bulk.get(call_id)
         if bulk is None:
-            # An earlier small frame of this id may wait in a batch; fragments must not pass it.
+            # An earlier small frame of this id may wait in a batch; fragments must not pass it: an
+            # item of a stream would arrive before the one that was sent ahead of it.
             bulk = _Bulk(payload, self.batches_taken + len(self._closed) + bool(self._open_bytes))
             bulk.then.append((then, None))
             self._bulk[call_id] = bulk
@@ -141,6 +165,7 @@ class Outbox(Generic[BatchT]):
         """Forget what is still to be sent of this id; the call is over."""
         bulk = self._bulk.pop(call_id, None) if self._bulk else None
         if bulk is not None:
+            # What has left of it is at the peer, which is told of the end and drops it.
             self.queued_bytes -= bulk.left
             self.queued_bytes -= sum(len(later) for _, later in bulk.then if later is not None)
             if call_id in self._leaving:
@@ -150,6 +175,8 @@ class Outbox(Generic[BatchT]):
 
     def take(self) -> bytes:
         """The next message, b"" if nothing waits."""
+        # Fragments first: when the last one leaves, the frame that owns it is put into a batch, and
+        # may leave in this very message, behind it.
         fragments: list[bytes | memoryview] = self._take_fragments() if self._bulk else []
         if self._closed:
             batch, size = self._closed.popleft()
@@ -159,8 +186,11 @@ class Outbox(Generic[BatchT]):
                 return b""
             self.batch = self._kind()
             self._open_bytes = 0
+            self.pending_batch += 1
         self.queued_bytes -= size
         self.batches_taken += 1
+        # Two messages of protobuf, one behind the other, are one message: repeated fields add up.
+        # So fragments are written by hand and never enter a protobuf object.
         small = batch.SerializeToString()
         return b"".join((*fragments, small)) if fragments else small
 
@@ -178,12 +208,17 @@ class Outbox(Generic[BatchT]):
         for call_id in tuple(self._leaving):
             bulk = self._bulk[call_id]
             if bulk.after_batch > self.batches_taken:
-                continue
+                continue  # an earlier frame of its id has not left yet
             while bulk.left and budget > 0:
-                chunk = bulk.cut(budget)
+                if self.memory is not None and (place := bulk.lend(self.memory)) is not None:
+                    self.queued_bytes -= place.size
+                    budget -= wire.FRAME_OVERHEAD_BYTES
+                    out.append(wire.encode_place(call_id, place))
+                    continue
+                chunk, begun = bulk.cut(budget)
                 budget -= len(chunk)
                 self.queued_bytes -= len(chunk)
-                out.extend(wire.encode_fragment(call_id, chunk))
+                out.extend(wire.encode_fragment(call_id, chunk, begun))
             self._leaving.remove(call_id)
             if bulk.left or self._finish(bulk):
                 self._leaving.append(call_id)  # at the end: large payloads take turns
@@ -206,7 +241,7 @@ class Outbox(Generic[BatchT]):
                 bulk.then[0] = (then, None)
                 return True
             bulk.then.popleft()
-            owner_batch = self.pending_batch
+            owner_batch = self.pending_batch  # asked before `then`, which may close the batch
             then()
         self._owner_batches.append(owner_batch)
         return False

@@ -21,12 +21,13 @@ class CallEventKind(enum.IntEnum):
     ITEM = Reply.ITEM
     END = Reply.END
     ERROR = Reply.ERROR
+    # Away from the numbers of the wire, which may get more.
     TOO_LARGE = 16
     """The payload was over this side's limit; `payload` is its size as text."""
 
 
 class CallEvent(NamedTuple):
-    """One thing that happened to one call.
+    """What a replica said about one call: an item, or how it ended.
 
     `call` is what the owner gave to `request` (a NamedTuple cannot be generic on CPython 3.10).
     `payload` has no bytes where the kind has none; that of an error may still hold refs.

@@ -1,49 +1,50 @@
 """The replica's side of one session, without I/O.
 
 The owner feeds it what arrives (`receive`), decides on each request it returns (`reply`, `reject`)
-and writes what `outbox` holds. Invariant: an id is in `ongoing_ids` from the moment `receive`
-returns its request until its last reply, its rejection or its cancel; replies to any other id are
-dropped, so a late reply never reaches a stranger.
+and writes what `outbox` holds. Its states and their rules are in `session_state`. Invariant: an id
+is in `ongoing_ids` from the moment `receive` returns its request until its last reply, its
+rejection, its cancel or the session's end; replies to any other id are dropped, so a late reply
+never reaches another call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from serve_grpc._generated.replica_pb2 import (
     CallerBatch,
+    Challenge,
     Error,
-    Hello,
     Refusal,
     ReplicaBatch,
     Reply,
     Request,
-    Template,
+    StoredPayload,
 )
-from serve_grpc.payload import Payload, joined, refs_of
+from serve_grpc.payload import Payload, Segments, Stored
 from serve_grpc.protocol import handshake
-from serve_grpc.protocol.envelope import Envelope
-from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.arrival import Arrival, InboundRequest
+from serve_grpc.protocol.assembler import Assembler, PayloadOverflow
+from serve_grpc.protocol.handshake import HandshakeRefused
 from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.outbox import Outbox
-from serve_grpc.protocol.status import shortened
+from serve_grpc.protocol.places import LinkMemory
+from serve_grpc.protocol.replica_handshake import ReplicaHandshake
+from serve_grpc.protocol.sent_replies import SentReplies
+from serve_grpc.protocol.session_state import SessionLife, SessionState
+from serve_grpc.protocol.templates import KnownTemplates
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
     MAX_FRAMES,
     MAX_HANDSHAKE_BYTES,
-    MAX_TEMPLATE_BYTES,
-    MAX_TEMPLATES,
+    MAX_STORED_BYTES,
     MAX_UNFINISHED_PAYLOADS,
-    Assembler,
-    PayloadOverflow,
     WireError,
     decode_batch,
 )
 
 __all__ = ["Arrival", "InboundRequest", "ReplicaSession"]
-
 
 # Numbers of fields and kinds; looking one up on a generated class takes longer than comparing it.
 _TEMPLATES = CallerBatch.TEMPLATES_FIELD_NUMBER
@@ -51,33 +52,12 @@ _REQUESTS = CallerBatch.REQUESTS_FIELD_NUMBER
 _CREDITS = CallerBatch.CREDITS_FIELD_NUMBER
 _CANCELS = CallerBatch.CANCELS_FIELD_NUMBER
 _PING = CallerBatch.PING_FIELD_NUMBER
-_ITEM = Reply.ITEM
+_RESULT, _ITEM = Reply.RESULT, Reply.ITEM
+_HELLO, _PROOF, _OPEN = SessionState.HELLO, SessionState.PROOF, SessionState.OPEN
+_DRAINING, _CLOSED = SessionState.DRAINING, SessionState.CLOSED
 
 
-@dataclass(slots=True)
-class InboundRequest:
-    """One request, with the envelope it refers to."""
-
-    id: int
-    template: Envelope
-    request: Request
-    payload: Payload
-
-
-@dataclass(slots=True)
-class Arrival:
-    """Everything one message of the caller said."""
-
-    requests: list[InboundRequest] = field(default_factory=list)
-    cancelled: list[int] = field(default_factory=list)
-    credits: list[tuple[int, int, int]] = field(default_factory=list)
-    refused: bool = False
-    """The handshake failed; write what the outbox holds, then end the stream."""
-    unknown_key: bool = False
-    """The caller holds another secret; look for newer ones, then `hear_hello_again`."""
-
-
-class ReplicaSession:
+class ReplicaSession(SessionLife):
     """State machine of the replica.
 
     Args:
@@ -87,6 +67,16 @@ class ReplicaSession:
         epoch: A number no other session of this replica has.
         max_ongoing_requests: Told to the caller.
         max_message_bytes: Largest payload this side takes.
+        takes_stored: Whether payloads may go by Ray's object store.
+
+    Attributes:
+        outbox: What is to be written.
+        ongoing_ids: Calls that are not over, by their id within the session.
+        refusal: Why the session was refused; None if it was not.
+        replies: Those that need more than a frame.
+        stores_above: Size above which results go by Ray's object store; None if no payload of the
+            session goes there, as one side says.
+        caller_reads_buffers: Whether the caller reads pickles that are followed by their buffers.
     """
 
     def __init__(
@@ -98,26 +88,30 @@ class ReplicaSession:
         epoch: int,
         max_ongoing_requests: int,
         max_message_bytes: int,
+        takes_stored: bool = False,
     ) -> None:
-        self._replica_id = replica_id
-        self._keyring = keyring
-        self._secret = b""
-        self._hello: Hello | None = None
-        self._nonce = nonce
-        self._max_ongoing_requests = max_ongoing_requests
+        super().__init__("replica", replica_id, epoch)
+        self._handshake: ReplicaHandshake | None = ReplicaHandshake(
+            replica_id=replica_id,
+            keyring=keyring,
+            nonce=nonce,
+            epoch=epoch,
+            max_ongoing_requests=max_ongoing_requests,
+            max_message_bytes=max_message_bytes,
+            takes_stored=takes_stored,
+        )
         self._max_message_bytes = max_message_bytes
         self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
-        self._templates: dict[int, Envelope] = {}
-        self._caller_nonce = b""
+        self._templates = KnownTemplates()
         self._requests_read = 0
-        self._must_drain = False
+        # Calls that the end of the session cut off, until `close` gives them to the owner.
+        self._left_behind: set[int] = set()
         self.refusal: Refusal | None = None
-        self._last_lent = 0
-        self.epoch = epoch
-        self.lent: dict[int, Sequence[Any]] = {}
+        self.stores_above: int | None = None
+        self.caller_reads_buffers = False
         self.ongoing_ids: set[int] = set()
-        self.state = SessionState.HELLO
         self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)
+        self.replies = SentReplies(self.outbox, max_message_bytes)
 
     def __repr__(self) -> str:
         return (
@@ -125,26 +119,45 @@ class ReplicaSession:
             f"{self.outbox!r}>"
         )
 
+    def share(self, memory: LinkMemory) -> None:
+        """Use what the link shares beside messages; before the first message comes."""
+        assert self._handshake is not None, "the session is open"
+        self._handshake.memory = memory
+
+    @property
+    def lent(self) -> dict[int, Sequence[Any]]:
+        """Refs that replies named, by number, until the caller has fetched them."""
+        return self.replies.lent
+
     # ------------------------------------------------------------ receiving
 
     def receive(self, data: bytes) -> Arrival:
-        """Handle one message.
+        """Handle one message; one that comes after the end says nothing.
 
         Raises:
-            WireError: The peer broke the protocol; the session is over.
+            WireError: The peer broke the protocol. The session is refused: the owner writes the
+                outbox and ends the stream, as if the arrival said `refused`.
         """
-        is_proven = self.state is not SessionState.HELLO and self.state is not SessionState.PROOF
-        if not is_proven and len(data) > MAX_HANDSHAKE_BYTES:
-            raise WireError(f"a message of {len(data)} bytes before the proof")
-        batch, fragments = decode_batch(CallerBatch, data)
-        if not is_proven:
-            return self._handshake(batch)
+        if self.state is _CLOSED:
+            return Arrival()
+        try:
+            if self._handshake is not None:
+                return self._shake_hands(self._handshake, data)
+            return self._read(data)
+        except WireError as error:
+            self.refuse(Refusal.PROTOCOL, str(error))
+            raise
+
+    def _read(self, data: bytes) -> Arrival:
+        batch, fragments = decode_batch(CallerBatch, data, self.outbox.memory)
         arrival = Arrival()
-        if self.state is SessionState.OPEN:  # while draining, no request will own them
-            for call_id, part in fragments:
-                self._assembler.add(call_id, part)
+        if self.state is _OPEN:  # while draining, no request will own them
+            # Before all other fields: the request that owns them may be in this message.
+            for call_id, part, begun in fragments:
+                self._assembler.add(call_id, part, begun)
         # Only what is there, in the order of the field numbers: looking at each field in turn costs
-        # more than decoding a batch of one request.
+        # more than decoding a batch of one request. The order matters: templates are defined before
+        # the requests that name them, and a cancel meets the request of its own message.
         for field_, value in batch.ListFields():
             number = field_.number
             if number == _REQUESTS:
@@ -152,7 +165,7 @@ class ReplicaSession:
                     self._on_request(request, arrival)
             elif number == _TEMPLATES:
                 for template in value:
-                    self._define(template)
+                    self._templates.define(template)
             elif number == _CREDITS:
                 arrival.credits = [(credit.id, credit.items, credit.bytes) for credit in value]
             elif number == _CANCELS:
@@ -160,30 +173,17 @@ class ReplicaSession:
             elif number == _PING:
                 self.outbox.batch.pong = value
                 self.outbox.added()
-        if arrival.requests and self.state is SessionState.OPEN:
+        if arrival.requests and self.state is _OPEN:
             # Cumulative, so it rides on whatever leaves next, beside the load that counts them; it
             # never causes a message.
             self.outbox.leaving.requests_read = self._requests_read
         return arrival
 
-    def _define(self, template: Template) -> None:
-        if len(self._templates) >= MAX_TEMPLATES and template.number not in self._templates:
-            raise WireError(f"more than {MAX_TEMPLATES} templates")
-        if template.ByteSize() > MAX_TEMPLATE_BYTES:
-            raise WireError(f"a template of more than {MAX_TEMPLATE_BYTES} bytes")
-        self._templates[template.number] = Envelope(
-            template.method,
-            template.request_serializer,
-            template.response_serializer,
-            template.stream,
-            template.route,
-            template.app_name,
-        )
-
     def _on_cancels(self, call_ids: Collection[int], arrival: Arrival) -> None:
         if len(call_ids) > MAX_FRAMES:  # they are packed, many in one field
             raise WireError(f"over {MAX_FRAMES} cancels in one message")
         for call_id in call_ids:
+            # Whether or not its request has come: a large one may be cancelled half-way.
             self._assembler.discard(call_id)
             if call_id in self.ongoing_ids:
                 self._end(call_id)
@@ -193,9 +193,11 @@ class ReplicaSession:
         call_id = request.id
         if call_id == 0 or call_id in self.ongoing_ids:
             raise WireError(f"request id {call_id} is 0 or in use")
-        if self.state is not SessionState.OPEN:
+        if self.state is not _OPEN:
             self._assembler.discard(call_id)
             return  # not among the drain's requests; the caller knows that it did not start
+        # Counted whatever becomes of it: the caller counts the requests that it sent, and both
+        # counts say which of them a drain has left out.
         self._requests_read += 1
         self.ongoing_ids.add(call_id)
         template = self._templates.get(request.template)
@@ -206,6 +208,8 @@ class ReplicaSession:
             return
         try:
             payload = self._assembler.take(call_id, request.payload)
+            if not payload and request.HasField("stored"):
+                payload = _stored(request.stored, self.stores_above)
         except PayloadOverflow as overflow:
             message = Error(
                 code=Error.MESSAGE_TOO_LARGE,
@@ -217,79 +221,71 @@ class ReplicaSession:
             return
         arrival.requests.append(InboundRequest(call_id, template, request, payload))
 
-    def _handshake(self, batch: CallerBatch) -> Arrival:
-        if self.state is SessionState.HELLO and self._hello is None and batch.HasField("hello"):
-            return self._on_hello(batch.hello)
-        if self.state is SessionState.PROOF and batch.HasField("proof"):
-            signed = (self._caller_nonce, self._nonce, self._replica_id, self.epoch)
-            if not handshake.verify_session(self._secret, batch.proof.mac, "caller", *signed):
-                return self.refuse(Refusal.UNAUTHENTICATED, "the proof is wrong")
-            self.state = SessionState.OPEN
-            welcome = self.outbox.batch.welcome
-            welcome.max_ongoing_requests = self._max_ongoing_requests
-            welcome.max_message_bytes = self._max_message_bytes
-            self.outbox.added()
-            if self._must_drain:
-                self.drain()
-            return Arrival()
-        return self.refuse(Refusal.PROTOCOL, f"expected {self.state.value}")
-
-    def _on_hello(self, hello: Hello) -> Arrival:
-        version = handshake.common_version(hello.min_version, hello.max_version)
-        if version is None:
-            return self.refuse(
-                Refusal.VERSION,
-                f"this replica speaks versions {handshake.MIN_VERSION} to "
-                f"{handshake.MAX_VERSION}, the caller {hello.min_version} to {hello.max_version}",
-            )
-        if hello.replica_id != self._replica_id:
-            return self.refuse(
-                Refusal.WRONG_REPLICA, f"this is not replica {hello.replica_id[:256]!r}"
-            )
-        if not handshake.NONCE_BYTES <= len(hello.nonce) <= handshake.MAX_NONCE_BYTES:
-            return self.refuse(Refusal.PROTOCOL, "the nonce is too short or too long")
-        self._hello = hello
-        return self._challenge(hello, version) or Arrival(unknown_key=True)
+    def _shake_hands(self, shaking: ReplicaHandshake, data: bytes) -> Arrival:
+        # Before it is decoded: this may be anybody's.
+        if len(data) > MAX_HANDSHAKE_BYTES:
+            raise WireError(f"a message of {len(data)} bytes before the proof")
+        # What comes beside a hello or a proof in the same message is not looked at.
+        batch, _ = decode_batch(CallerBatch, data)
+        try:
+            if self.state is _HELLO and not shaking.has_hello and batch.HasField("hello"):
+                challenge = shaking.hear_hello(batch.hello)
+                if challenge is None:
+                    return Arrival(unknown_key=True)
+                self._challenge(challenge)
+            elif self.state is _PROOF and batch.HasField("proof"):
+                shaking.check_proof(batch.proof.mac)
+                self._welcome(shaking)
+            else:
+                return self.refuse(Refusal.PROTOCOL, f"expected {self.state.value}")
+        except HandshakeRefused as refused:
+            return self.refuse(refused.reason, refused.message)
+        return Arrival()
 
     def hear_hello_again(self) -> Arrival:
         """After `unknown_key`, with what the keyring holds by now: go on, or refuse."""
-        hello = self._hello
-        assert hello is not None
-        version = handshake.common_version(hello.min_version, hello.max_version)
-        assert version is not None, "it was looked at when the hello came"
-        return self._challenge(hello, version) or self.refuse(
-            Refusal.UNAUTHENTICATED, "the caller's secret is not this cluster's"
-        )
-
-    def _challenge(self, hello: Hello, version: int) -> Arrival | None:
-        secret = self._keyring.find(hello.key_id)
-        if secret is None:
-            return None
-        self._secret = secret
-        self._caller_nonce = hello.nonce
-        challenge = self.outbox.batch.challenge
-        challenge.version, challenge.nonce, challenge.epoch = version, self._nonce, self.epoch
-        challenge.mac = handshake.sign_session(
-            secret, "replica", hello.nonce, self._nonce, self._replica_id, self.epoch
-        )
-        self.outbox.added()
-        self.state = SessionState.PROOF
+        if self.state is not _HELLO or self._handshake is None or not self._handshake.has_hello:
+            raise self.illegal("a second look at the hello")
+        try:
+            self._challenge(self._handshake.hear_hello_again())
+        except HandshakeRefused as refused:
+            return self.refuse(refused.reason, refused.message)
         return Arrival()
 
-    def refuse(self, reason: Refusal.Reason, message: str) -> Arrival:
-        """Refuse the session; the owner writes the outbox and ends the stream."""
-        self.state = SessionState.CLOSED
-        self.refusal = Refusal(reason=reason, message=message)
-        self.outbox.batch.refusal.CopyFrom(self.refusal)
+    def _challenge(self, challenge: Challenge) -> None:
+        self.outbox.batch.challenge.CopyFrom(challenge)
         self.outbox.added()
+        self.move(_PROOF)
+
+    def _welcome(self, shaking: ReplicaHandshake) -> None:
+        if shaking.caller_knows(handshake.MEMORY):
+            self.outbox.memory = shaking.memory
+        self.outbox.batch.welcome.CopyFrom(
+            shaking.welcome(has_memory=self.outbox.memory is not None)
+        )
+        self.outbox.added()
+        self.replies.caller_borrows = shaking.caller_knows(handshake.LENT)
+        self.caller_reads_buffers = shaking.caller_knows(handshake.BUFFERS)
+        self.stores_above = shaking.stores_above
+        self._handshake = None
+        self.move(_OPEN)
+        if shaking.must_drain:
+            self.drain()
+
+    def refuse(self, reason: Refusal.Reason, message: str) -> Arrival:
+        """Refuse the session; the owner writes the outbox and ends the stream.
+
+        A session that is closed has said its last word: nothing more is queued.
+        """
+        if self.state is not _CLOSED:
+            self.refusal = Refusal(reason=reason, message=message)
+            self.outbox.batch.refusal.CopyFrom(self.refusal)
+            self.outbox.added()
+            self._silence()
+            self.move(_CLOSED, f"{Refusal.Reason.Name(reason)}: {message}")
         return Arrival(refused=True)
 
     # ------------------------------------------------------------ sending
-
-    @property
-    def caller_borrows(self) -> bool:
-        """Whether the caller fetches the refs that `Reply.lent` names."""
-        return self._hello is not None and handshake.LENT in self._hello.features
 
     def reply(self, call_id: int, kind: Reply.Kind, payload: Payload = b"") -> None:
         """Queue a result, an item or the end of a stream; dropped if the call is over."""
@@ -299,65 +295,31 @@ class ReplicaSession:
             self.ongoing_ids.discard(call_id)
         outbox = self.outbox
         size = len(payload)
+        # Most replies. A generator may still be sending a large item of this id; its small ones
+        # must not overtake it. `Segments` are left out, however small: they may name refs.
         if type(payload) is bytes and size <= INLINE_BYTES and not outbox.has_large(call_id):
-            outbox.batch.replies.add(id=call_id, kind=kind, payload=payload)
+            # Field by field, for protobuf looks names of arguments up for twice as long. A result
+            # is what a reply is that says nothing else.
+            reply = outbox.batch.replies.add()
+            reply.id = call_id
+            reply.payload = payload
+            if kind != _RESULT:
+                reply.kind = kind
             outbox.added(size)
             return
-        refs = refs_of(payload)
-        if size > INLINE_BYTES:
-            outbox.send_large(call_id, payload, lambda: self._add_reply(call_id, kind, b"", refs))
-        elif outbox.has_large(call_id):
-            small = joined(payload)
-            outbox.send_after_large(call_id, lambda: self._add_reply(call_id, kind, small, refs))
-        else:
-            self._add_reply(call_id, kind, joined(payload), refs)
-
-    def _add_reply(
-        self, call_id: int, kind: Reply.Kind, payload: bytes, refs: Sequence[Any]
-    ) -> None:
-        lent = self._lend(refs)
-        self.outbox.batch.replies.add(id=call_id, kind=kind, payload=payload, lent=lent)
-        self.outbox.added(len(payload))
-
-    def _lend(self, refs: Sequence[Any]) -> int:
-        """Hold refs for the caller, from when the reply that names them is sure to leave.
-
-        One that does not know how to fetch them is not told; they are held all the same.
-        """
-        if not refs:
-            return 0
-        self._last_lent += 1
-        self.lent[self._last_lent] = refs
-        return self._last_lent if self.caller_borrows else 0
+        self.replies.add(call_id, kind, payload)
 
     def fail(self, call_id: int, error: Error, refs: Sequence[Any] = ()) -> None:
         """Queue the failure of a call, which names `refs`; dropped if the call is over."""
-        if call_id not in self.ongoing_ids:
-            return
-        self.ongoing_ids.discard(call_id)
-        outbox, size = self.outbox, error.ByteSize()
-        if size > self._max_message_bytes:
-            error, refs = shortened(error), ()
-            size = error.ByteSize()
-
-        def add_small() -> None:
-            outbox.batch.replies.add(
-                id=call_id, kind=Reply.ERROR, error=error, lent=self._lend(refs)
-            )
-            outbox.added(size)
-
-        if size > INLINE_BYTES:
-            data: bytes = error.SerializeToString()
-            outbox.send_large(
-                call_id, data, lambda: self._add_reply(call_id, Reply.ERROR, b"", refs)
-            )
-        elif outbox.has_large(call_id):
-            outbox.send_after_large(call_id, add_small)
-        else:
-            add_small()
+        if call_id in self.ongoing_ids:
+            self.ongoing_ids.discard(call_id)
+            self.replies.add_error(call_id, error, refs)
 
     def reject(self, call_id: int) -> bool:
-        """Turn a request away because the replica is full; False if the call is over."""
+        """Turn a request away because the replica is full; False if the call is over.
+
+        It did not start, so its caller sends it elsewhere, whatever it does.
+        """
         if call_id not in self.ongoing_ids:
             return False
         self.ongoing_ids.discard(call_id)
@@ -367,34 +329,58 @@ class ReplicaSession:
 
     def slot_free(self) -> None:
         """Tell a caller that was turned away that it may try again."""
+        if self.state is _CLOSED:
+            return
         self.outbox.batch.slot_free = True
         self.outbox.added()
 
     def stamp(self, ongoing: int, standby: int = 0) -> None:
-        """Put the replica's load on the message that leaves next, and who may stand by."""
+        """Put the replica's load on the message that leaves next, and who may stand by.
+
+        Called when the message is about to leave, in a session that is open: these two fields are
+        no frames, and cause no message.
+        """
         batch = self.outbox.leaving
         batch.ongoing = ongoing
         batch.standby = standby
 
     def drain(self) -> None:
         """Take no more requests; those already returned by `receive` go on."""
-        if self.state is SessionState.OPEN:
-            self.state = SessionState.DRAINING
-            self._assembler.clear()
+        if self._handshake is not None:
+            self._handshake.must_drain = True
+        elif self.state is _OPEN:
+            self._assembler.clear()  # of requests that will not be taken any more
             # The caller looks for fields of an open session only after the welcome's message.
             self.outbox.close_batch()
             self.outbox.batch.drain.requests_read = self._requests_read
             self.outbox.added()
-        else:
-            self._must_drain = True
+            self.move(_DRAINING)
 
     def close(self) -> list[int]:
-        """End the session; returns the ids of the calls it still had."""
-        self.state = SessionState.CLOSED
-        ids = list(self.ongoing_ids)
-        self.ongoing_ids.clear()
+        """End the session.
+
+        Returns:
+            Ids of the calls that were not over when it ended; nothing the second time.
+        """
+        self._silence()
+        self.move(_CLOSED)
+        ids = list(self._left_behind)
+        self._left_behind.clear()
         return ids
+
+    def _silence(self) -> None:
+        # With no id ongoing, replies, failures and rejections are dropped where they look for
+        # theirs: a closed session costs each reply of the open ones nothing.
+        self._left_behind |= self.ongoing_ids
+        self.ongoing_ids.clear()
 
     def _end(self, call_id: int) -> None:
         self.ongoing_ids.discard(call_id)
         self.outbox.drop_large(call_id)
+
+
+def _stored(stored: StoredPayload, stores_above: int | None) -> Segments:
+    # Without the feature such a request is what it would be if it had been sent.
+    if stores_above is None or stored.size > MAX_STORED_BYTES:
+        raise PayloadOverflow(stored.size)
+    return Segments((), stored=Stored(stored.size, stored.object_id, stored.owner_address))

@@ -10,6 +10,7 @@ from serve_grpc._generated.replica_pb2 import Error
 
 __all__ = ["error_from_message", "message_from_error", "shortened", "valid_text"]
 
+# With the traceback's 2,000 below 4 KiB, so a shortened error travels in one frame.
 _SHORT_BYTES = {
     "type_name": 200,
     "message": 1_000,
@@ -23,6 +24,8 @@ SHORT_TRACEBACK_BYTES = 2_000
 
 def valid_text(text: str) -> str:
     """`text` as protobuf takes it: without lone surrogates."""
+    # Python makes them of file names that are no UTF-8 (`os.fsdecode`) and of JSON ("\ud800");
+    # a field of type string raises when it is set to one.
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -33,14 +36,16 @@ def shortened(error: Error) -> Error:
     short.ClearField("pickled")
     for name, max_bytes in _SHORT_BYTES.items():
         text = getattr(short, name)
+        # Cut as bytes, which is what the limit counts; half a character at the end is dropped.
         setattr(short, name, text.encode()[:max_bytes].decode(errors="ignore"))
+    # Of a traceback the last lines say what happened.
     end = error.traceback.encode()[-SHORT_TRACEBACK_BYTES:]
     short.traceback = end.decode(errors="ignore")
     return short
 
 
 def message_from_error(error: errors.ServeGrpcError) -> Error:
-    """What a replica sends for an error of ours."""
+    """What a replica sends for an error of `serve_grpc.errors` that it made itself."""
     message = Error(
         code=Error.INTERNAL,
         type_name=type(error).__name__,
@@ -82,6 +87,7 @@ def error_from_message(
             replica_id=replica_id,
             may_have_executed=executed,
         )
+    # Any other code, of a newer replica too: proto3 keeps numbers that the enum has no name for.
     kind = (
         errors.DeadlineExceededError
         if message.code == Error.DEADLINE_EXCEEDED

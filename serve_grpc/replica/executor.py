@@ -1,58 +1,51 @@
-"""Runs the user's code by Ray Serve's rules, on the user's event loop.
+"""When invocations begin, are told to stop, and end; on the user's event loop.
 
-`async def` is awaited, `def` goes to Serve's thread pool unless it is switched off, generators of
-both kinds become streams (`streams.py`). Invariant: each invocation given to `submit` or taken from
-the row of those that stand by ends in exactly one `on_outcome`.
+What their code is and how it is called is in `user_code`. Invariant: each invocation given to
+`submit`, or taken from the standby queue, ends in exactly one `on_outcome`, and its slot is passed
+on or given back exactly once (`_end`), when its code is out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
-from serve_grpc._serve.requests import cancel_children, enter_request
+from serve_grpc._serve.replicas import ReplicaAdapter
+from serve_grpc._serve.requests import cancel_children
 from serve_grpc._serve.tracing import Scope
-from serve_grpc.allow_list import AllowList, check_allowed, takes_pickle
-from serve_grpc.deadlines import set_current_deadline
-from serve_grpc.errors import (
-    DeadlineExceededError,
-    MessageTooLargeError,
-    SerializationError,
-    ServeGrpcError,
-)
-from serve_grpc.foreign import run_foreign
-from serve_grpc.payload import ON_LOOP_BYTES, Payload
+from serve_grpc.allow_list import AllowList, takes_pickle
+from serve_grpc.foreign import log_failure
+from serve_grpc.payload import Payload
+from serve_grpc.replica.debug_lines import follow
 from serve_grpc.replica.failures import OutputError, given_up, outcome_of_error
-from serve_grpc.replica.gates import LoopGate, ThreadGate
-from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
-from serve_grpc.replica.standby import SlotRelay, StandBy
-from serve_grpc.replica.streams import stream_in_this_thread, stream_on_loop
-from serve_grpc.replica.thread_call import ThreadCall
-from serve_grpc.serialization import Serializer, get_serializer
-from serve_grpc.threads import in_thread
+from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome, Stage
+from serve_grpc.replica.standby import SlotRelay, StandbyQueue
+from serve_grpc.replica.user_code import UserCode
+from serve_grpc.streams.credit_gates import ThreadGate
 
 __all__ = ["Executor", "Outputs"]
 
 STARTS_PER_TURN = 64
+"""Of one burst of requests; then replies of the first ones leave while the next ones run. Measured:
+all at once are fewer calls a second, 16 a turn cost more messages (docs/decisions/0007)."""
+
+# Looking one up on the class of an enum is a call on CPython 3.10.
+_WAITING, _BEGUN, _OVER = Stage.WAITING, Stage.BEGUN, Stage.OVER
 
 
 class Outputs(Protocol):
     """What comes out. Called on the user's loop or one of its threads."""
 
     def on_item(self, invocation: Invocation, payload: Payload) -> None:
-        """One item of a stream."""
+        """Send one item of a stream."""
 
     def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
-        """The end."""
+        """Tell how an invocation ended; once for each."""
 
     def on_spare_slots(self, count: int) -> None:
-        """So many slots are free that were held or passed on, and nobody stands by."""
+        """Give back so many slots that nobody stands by for."""
 
 
 class Executor:
@@ -63,24 +56,23 @@ class Executor:
         outputs: Where items and outcomes go.
         max_message_bytes: Largest serialized result or item.
         serializers: The only ones that requests may use; None for all.
-        standby: The row of requests that get the slots of those that end.
+        standby: Requests that get the slots of those that end.
     """
 
     def __init__(
         self,
-        replica: ReplicaAccess,
+        replica: ReplicaAdapter,
         outputs: Outputs,
         max_message_bytes: int,
         serializers: AllowList = None,
-        standby: StandBy[Invocation] | None = None,
+        standby: StandbyQueue[Invocation] | None = None,
     ) -> None:
         self._replica = replica
         self._outputs = outputs
-        self._max_message_bytes = max_message_bytes
-        self._serializers = serializers
+        self._code = UserCode(replica, max_message_bytes, serializers, outputs.on_item)
         self._takes_pickle = takes_pickle(serializers)
         self._to_start: deque[Invocation | None] = deque()
-        self._standby: StandBy[Invocation] = StandBy() if standby is None else standby
+        self._standby: StandbyQueue[Invocation] = StandbyQueue() if standby is None else standby
         self._relay = SlotRelay(
             self._standby, replica.user_loop, self._run_relayed, outputs.on_spare_slots
         )
@@ -91,7 +83,7 @@ class Executor:
 
         Args:
             invocations: Requests that hold a slot.
-            standing_by: How many more were added to the row of those that stand by.
+            standing_by: How many more were added to the standby queue.
         """
         is_starting = bool(self._to_start)
         self._to_start.extend(invocations)
@@ -106,8 +98,8 @@ class Executor:
         self._relay.add()
 
     def _start_some(self) -> None:
-        # A few in each turn of the loop: the replies of the first leave while the next ones run,
-        # so that caller and replica work at the same time instead of in turns.
+        # A few in each turn of the loop, so that caller and replica work at the same time instead
+        # of in turns. None stands for one that was told to stand by, in its place in line.
         loop = self._replica.user_loop
         for _ in range(min(STARTS_PER_TURN, len(self._to_start))):
             invocation = self._to_start.popleft()
@@ -124,18 +116,24 @@ class Executor:
         Code in a thread cannot be interrupted: the caller is told that its call is over, and the
         slot is held until the thread is out.
         """
-        if invocation.cancel_reason is not None or invocation.is_over:
+        if invocation.cancel_reason is not None or invocation.stage is _OVER:
             return
         invocation.cancel_reason = reason
+        if invocation.is_followed:
+            follow(
+                invocation.request_id, "cancelled (%s), %s", reason.value, invocation.stage.value
+            )
         # A task that is cancelled before its first step never runs at all; such an invocation
         # looks at the reason when its turn comes, and still ends in an outcome.
-        if not invocation.is_running or invocation.task is None:
+        if invocation.stage is _WAITING or invocation.task is None:
             return
         thread_call = invocation.thread_call
         if thread_call is None or thread_call.call_off():
             invocation.task.cancel()
         else:
             self._leave_behind(invocation, reason)
+        # As Serve does for a request by reference that is cancelled (`_on_request_cancelled` of
+        # `ray/serve/_private/replica.py`); one that ends leaves its calls alone.
         cancel_children(invocation.internal_request_id)
 
     def _leave_behind(self, invocation: Invocation, reason: CancelReason) -> None:
@@ -169,7 +167,9 @@ class Executor:
         try:
             if invocation.cancel_reason is not None:
                 raise asyncio.CancelledError
-            invocation.is_running = True
+            invocation.stage = _BEGUN
+            if invocation.is_followed:
+                follow(invocation.request_id, "started, method %s", invocation.method)
             if invocation.deadline_s is not None:
                 expiry = asyncio.get_running_loop().call_later(
                     max(0.0, invocation.deadline_s - time.monotonic()),
@@ -177,13 +177,14 @@ class Executor:
                     invocation,
                     CancelReason.DEADLINE,
                 )
-            self._enter_context(invocation, scope)
-            outcome = Outcome(await self._execute(invocation))
+            self._code.enter_context(invocation, scope)
+            outcome = Outcome(await self._code.call(invocation))
         except BaseException as error:
             # SystemExit and KeyboardInterrupt of a handler fail its call, not the replica.
             outcome = self._failed(invocation, error, scope)
         if expiry is not None:
             expiry.cancel()
+        # After the outcome: an exporter of the user's, at the span's end, delays no reply.
         self._end(invocation, outcome)
         if scope is not None:
             scope.leave()
@@ -193,7 +194,7 @@ class Executor:
         await self._run(invocation)
 
     def _failed(self, invocation: Invocation, error: BaseException, scope: Scope | None) -> Outcome:
-        if invocation.is_over:  # it was left behind; what becomes of it concerns nobody
+        if invocation.stage is _OVER:  # it was left behind; what becomes of it concerns nobody
             return Outcome()
         if scope is not None:
             scope.fail(error.error if type(error) is OutputError else error)
@@ -205,128 +206,29 @@ class Executor:
         )
 
     def _end(self, invocation: Invocation, outcome: Outcome) -> None:
-        """The user's code is out: its slot is for another request."""
-        # More run than there are slots when `max_ongoing_requests` was lowered.
+        """The user's code is out: its slot is for another request, here or anywhere.
+
+        The one place that decides about a slot. Where it is given back is `Admission.give_back`.
+        """
+        # More run than there are slots when `max_ongoing_requests` was lowered; then slots go back
+        # until the number is met.
         passes_slot_on = bool(
-            self._standby and self._replica.ongoing() <= self._replica.max_ongoing_requests
+            self._standby.queue and self._replica.ongoing() <= self._replica.max_ongoing_requests
         )
         if passes_slot_on:
             self._relay.add()
-        if not invocation.is_over:
+        if invocation.stage is not _OVER:
             outcome.passes_slot_on = passes_slot_on
             self._tell(invocation, outcome)
         elif not passes_slot_on:
+            # It was left behind, so its outcome was told long ago and the slot goes back by itself.
             self._outputs.on_spare_slots(1)
 
     def _tell(self, invocation: Invocation, outcome: Outcome) -> None:
-        invocation.is_over = True
+        invocation.stage = _OVER
         outcome.latency_ms = (time.perf_counter() - invocation.started_s) * 1000
-        run_foreign("record a request's end", self._outputs.on_outcome, invocation, outcome)
-
-    def _enter_context(self, invocation: Invocation, scope: Scope | None) -> None:
-        set_current_deadline(invocation.deadline_s)
-        fields = {
-            "route": invocation.route,
-            "request_id": invocation.request_id,
-            "_internal_request_id": invocation.internal_request_id,
-            "app_name": self._replica.app_name,
-            "multiplexed_model_id": invocation.multiplexed_model_id,
-            "session_id": invocation.session_id,
-            "grpc_context": None,
-            "is_http_request": False,
-            "cancel_on_parent_request_cancel": True,
-            "_client": invocation.client,
-            "_ray_trace_ctx": None,
-        }
-        if scope is not None:
-            scope.enter(
-                fields,
-                replica_id=self._replica.replica_id,
-                deployment_name=self._replica.deployment_name,
-                call_method=invocation.method,
-                is_streaming=invocation.is_stream,
-            )
-        enter_request(fields)
-
-    async def _execute(self, invocation: Invocation) -> Payload:
-        if invocation.deadline_s is not None and invocation.deadline_s <= time.monotonic():
-            raise DeadlineExceededError("the deadline passed before the call started")
-        request, response = invocation.request_serializer, invocation.response_serializer
-        if self._serializers is not None:
-            check_allowed(
-                self._serializers,
-                request,
-                response,
-                f"deployment {self._replica.deployment_name!r}",
-            )
-        loads = _serializer(request, "request").load_request
-        serializer = _serializer(response, "response")
-        if len(invocation.payload) <= ON_LOOP_BYTES:
-            args, kwargs = loads(invocation.payload)
-        else:  # copying it would hold up every other handler
-            args, kwargs = await in_thread(loads, invocation.payload)
-        invocation.payload = b""  # the arguments live on as objects
-        method = self._replica.method(invocation.method)
-        invocation.has_started = True
-        if invocation.is_stream:
-            await self._stream(invocation, method, args, kwargs, serializer)
-            return b""
-        if method.is_coroutine:
-            result = await method.function(*args, **kwargs)
-        elif method.in_thread:
-            result = await self._in_thread(invocation, method.function, *args, **kwargs)
-        else:
-            result = await self._replica.call_by_serves_rules(method, args, kwargs)
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise TypeError(
-                f"Method '{method.name}' returned a generator. You must use "
-                "`handle.options(stream=True)` to call generators on a deployment."
-            )
-        return self._dump(serializer, result)
-
-    async def _in_thread(
-        self, invocation: Invocation, function: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Any:
-        thread_call = invocation.thread_call = ThreadCall(function, *args, **kwargs)
-        return await thread_call.run()
-
-    def _dump(self, serializer: Serializer, value: Any) -> Payload:
+        # As `run_foreign`, without its call: what is told of the end is not all ours.
         try:
-            payload = serializer.dump_response(value)
-        except ServeGrpcError as error:
-            raise OutputError(error) from error
-        if len(payload) > self._max_message_bytes:
-            too_large = MessageTooLargeError(len(payload), self._max_message_bytes, "response")
-            raise OutputError(too_large)
-        return payload
-
-    async def _stream(
-        self,
-        invocation: Invocation,
-        method: UserMethod,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        serializer: Serializer,
-    ) -> None:
-        dump = functools.partial(self._dump, serializer)
-        send = functools.partial(self._outputs.on_item, invocation)
-        if method.in_thread:
-            gate = ThreadGate(*invocation.credit, is_held=invocation.is_held)
-            invocation.gate = gate
-            try:
-                await self._in_thread(
-                    invocation, stream_in_this_thread, method, args, kwargs, gate, dump, send
-                )
-            finally:
-                gate.close()  # a task that others cancel leaves no thread at the gate
-        else:
-            loop_gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
-            invocation.gate = loop_gate
-            await stream_on_loop(method, args, kwargs, loop_gate, dump, send)
-
-
-def _serializer(name: str, direction: str) -> Serializer:
-    try:
-        return get_serializer(name)
-    except ValueError as error:
-        raise SerializationError(str(error), serializer=name, direction=direction) from None
+            self._outputs.on_outcome(invocation, outcome)
+        except BaseException:
+            log_failure("record a request's end")

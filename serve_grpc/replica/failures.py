@@ -18,7 +18,7 @@ from serve_grpc.errors import DeadlineExceededError, ServeGrpcError
 from serve_grpc.foreign import name_of, run_foreign
 from serve_grpc.payload import with_refs
 from serve_grpc.protocol.status import message_from_error
-from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
+from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome, Stage
 
 __all__ = ["OutputError", "given_up", "outcome_of_error"]
 
@@ -45,15 +45,19 @@ def outcome_of_error(
         may_pickle: Whether a user's exception goes along.
     """
     try:
+        # Only if we cancelled it: code may raise CancelledError of its own accord, or let one
+        # through from a task that it cancelled itself. That one is the user's.
         if isinstance(error, asyncio.CancelledError) and invocation.cancel_reason is not None:
             return given_up(invocation, invocation.cancel_reason)
         if isinstance(error, OutputError):
             error = error.error
-        elif invocation.has_started or not isinstance(error, ServeGrpcError):
+        elif invocation.stage is Stage.CALLED or not isinstance(error, ServeGrpcError):
             function_name = f"{function_prefix}.{invocation.method}"
             return _users(error, function_name, may_pickle=may_pickle)
         return _ours(error, invocation)
     except BaseException as reason:
+        # Its `__str__`, `__reduce__` or metaclass is the user's code and may raise, SystemExit too.
+        # Its caller is told so; an exception from here would leave it without an answer.
         return _cannot_be_shown(error, reason)
 
 
@@ -69,7 +73,7 @@ def given_up(invocation: Invocation, reason: CancelReason) -> Outcome:
 
 
 def _ours(error: ServeGrpcError, invocation: Invocation) -> Outcome:
-    error.may_have_executed = invocation.has_started
+    error.may_have_executed = invocation.stage is Stage.CALLED
     _log(error)
     return _failed(message_from_error(error), error)
 
@@ -85,6 +89,8 @@ def _users(error: BaseException, function_name: str, *, may_pickle: bool) -> Out
     outcome = _failed(message, error)
     outcome.payload = with_refs(b"", refs)
     if message.code == Error.CANCELLED:
+        # The user's own CancelledError: Serve counts such a request as cancelled, and logs no
+        # traceback (`_handle_errors_and_metrics` of its replica).
         outcome.status = "CANCELLED"
     else:
         _log(error)

@@ -1,4 +1,18 @@
-"""One request on its way through a replica."""
+"""One request on its way through a replica: what was asked, how far it is, how it ended.
+
+Its stage only ever goes forward, one step at a time or straight to OVER:
+
+WAITING   admitted and not begun, or standing by for a slot
+BEGUN     its task runs: a cancel of the task reaches the code in it
+CALLED    the user's code was called: from here on the request may have had effects
+OVER      its outcome was given; the user's code may still be in its thread
+
+`Executor` makes these moves, and `UserCode` the one to CALLED, in one line each, on the user's
+loop. They are not looked up in a table of legal moves (`states`): that is three calls for each
+request, and costs more than what they guard. Two things are no stages. A request may be told to
+stop (`cancel_reason`) at any stage before OVER, and its stream may be held (`is_held`) at any stage
+whatever.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +23,20 @@ from typing import Protocol
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.tracing import Scope
-from serve_grpc.payload import Payload
-from serve_grpc.replica.gates import LoopGate, ThreadGate
+from serve_grpc.payload import Memory, Payload
 from serve_grpc.replica.thread_call import ThreadCall
+from serve_grpc.streams.credit_gates import LoopGate, ThreadGate
 
-__all__ = ["CancelReason", "Invocation", "Outcome", "ReplySink"]
+__all__ = ["CancelReason", "Invocation", "Outcome", "Replies", "Stage"]
+
+
+class Stage(enum.Enum):
+    """How far an invocation is; in words at the head of this file."""
+
+    WAITING = "waiting"
+    BEGUN = "begun"
+    CALLED = "called"
+    OVER = "over"
 
 
 class CancelReason(enum.Enum):
@@ -22,35 +45,48 @@ class CancelReason(enum.Enum):
     CALLER = "caller"
     """The caller cancelled or went away; nobody waits for an answer."""
     DEADLINE = "deadline"
+    """The deadline that the caller gave has passed; it is told so."""
 
 
-class ReplySink(Protocol):
-    """Where the outputs of an invocation go. Called on the replica's main loop."""
+class Replies(Protocol):
+    """Where the outputs of an invocation go. Called on the replica's main loop.
+
+    Attributes:
+        stores_above: Size above which its result goes by Ray's object store; None if it never does.
+            Read on the user's loop.
+    """
+
+    @property
+    def stores_above(self) -> int | None: ...
 
     def item(self, invocation: Invocation, payload: Payload) -> None:
-        """One item of a stream."""
+        """Send one item of a stream."""
 
     def finish(self, invocation: Invocation, payload: Payload, error: Error | None) -> None:
-        """The result, the end of a stream, or the error."""
+        """Send the result, the end of a stream, or the error; nothing follows."""
 
 
+# Compared by identity: two requests may say the same, and with `eq` it could not be hashed.
 @dataclass(slots=True, eq=False)
 class Invocation:
     """A request that was admitted, or stands by for a slot.
 
-    From `gate` on the fields belong to the user's loop; the rest is not changed once set.
+    From `gate` on the fields belong to the user's loop. The rest is set before it is handed over
+    to that loop, which lets go of the payload and changes nothing else.
 
     Attributes:
         scope: Trace and other context that it carried; None without, where nothing is traced.
+        is_followed: Whether debug lines tell of each step; looked up when it arrived.
+        task: What runs it; None until it is started.
+        memory: Where large outputs are written, for who receives them; None for the heap.
         is_held: Whether its stream waits until the caller has read more of its replies.
-        has_started: Whether the user's code was called.
-        is_running: Whether the task has begun, so that cancelling it reaches its code.
-        is_over: Whether its outcome was given.
+        cancel_reason: Why it was told to stop; None if it was not.
         thread_call: Its code, if that runs in a thread.
         started_s: When it began, by `time.perf_counter`.
     """
 
-    sink: ReplySink
+    # In the order of `making.from_session`, which fills them in by position.
+    replies: Replies
     call_id: int
     method: str
     request_serializer: str
@@ -66,12 +102,12 @@ class Invocation:
     deadline_s: float | None = None
     credit: tuple[int, int] = (0, 0)
     scope: Scope | None = None
+    is_followed: bool = False
+    memory: Memory | None = None
     gate: LoopGate | ThreadGate | None = None
     task: asyncio.Task[None] | None = None
     is_held: bool = False
-    has_started: bool = False
-    is_running: bool = False
-    is_over: bool = False
+    stage: Stage = Stage.WAITING
     cancel_reason: CancelReason | None = None
     thread_call: ThreadCall | None = None
     started_s: float = 0.0
@@ -79,7 +115,7 @@ class Invocation:
 
 @dataclass(slots=True)
 class Outcome:
-    """How an invocation ended.
+    """How an invocation ended, as plain values: what its caller, Serve and its slot get of it.
 
     Attributes:
         payload: The serialized result of a unary call; of an error, no bytes, but the refs that
@@ -88,7 +124,7 @@ class Outcome:
         exception_type: Name for Serve's error metric, None for success.
         status: For the access log: "OK", "ERROR" or "CANCELLED".
         latency_ms: From the start of the request to its outcome.
-        passes_slot_on: Whether its slot goes to another request, and is not to be released.
+        passes_slot_on: Whether its slot goes to another request, and is not to be given back.
         holds_slot: Whether its code still runs, in a thread, and its slot is not free yet.
     """
 

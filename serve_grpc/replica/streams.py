@@ -14,7 +14,7 @@ from typing import Any
 
 from serve_grpc._serve.replicas import UserMethod
 from serve_grpc.payload import Payload
-from serve_grpc.replica.gates import LoopGate, ThreadGate
+from serve_grpc.streams.credit_gates import LoopGate, ThreadGate
 
 __all__ = ["stream_in_this_thread", "stream_on_loop"]
 
@@ -38,6 +38,8 @@ async def stream_on_loop(
     Raises:
         TypeError: The method returned no generator.
     """
+    # An `async def` may return a generator instead of being one (`_call_user_generator` of Serve's
+    # `UserCallableWrapper`).
     result = method.function(*args, **kwargs)
     if inspect.iscoroutine(result):
         result = await result
@@ -45,6 +47,8 @@ async def stream_on_loop(
     try:
         sent = 0
         async for item in items:
+            # Serialized before it waits: the size is what the credit is counted in, and the code
+            # may change the item later.
             payload = dump(item)
             await gate.enter(len(payload))
             send(payload)
@@ -52,9 +56,12 @@ async def stream_on_loop(
             if sent == 1 or sent % ITEMS_PER_TURN == 0:
                 await asyncio.sleep(0)  # the first item leaves before the others are made
     except asyncio.CancelledError:
+        # The cancel reached this frame, at the gate, and not the user's: by Serve's rules a
+        # generator that is cancelled sees CancelledError where it paused.
         await _throw_cancelled(result)
         raise
     finally:
+        # Now, not when it is collected: its `finally` blocks may hold a lock or a connection.
         await items.aclose()
 
 
@@ -79,6 +86,7 @@ def stream_in_this_thread(
     try:
         for item in result:
             payload = dump(item)
+            # Python cannot interrupt a thread: this is where a cancel ends it.
             if not gate.enter(len(payload)):
                 return
             send(payload)
@@ -112,7 +120,8 @@ async def _step(generator: Generator[Any, None, None]) -> AsyncGenerator[Any, No
 async def _throw_cancelled(result: Any) -> None:
     """Raise CancelledError where an async generator paused while its item waited for credit.
 
-    A generator that was cancelled inside its own code is already over.
+    What it raises instead goes on from here. One that was cancelled inside its own code is already
+    over.
     """
     if inspect.isasyncgen(result):
         try:

@@ -3,7 +3,7 @@
     peer.py      what a caller knows of one replica
     picker.py    power of two choices over the peers of a deployment
     outliers.py  replicas that fail what others do well
-    row.py       calls that wait, first come, first served
+    line.py      calls that wait, first come, first served
     retry.py     backoff of a full house, budget of repeated calls
 
 Time and randomness are passed in.

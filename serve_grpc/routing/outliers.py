@@ -24,6 +24,7 @@ FAIR = 0.2
 QUIET = 200
 """After so many successes in a row, on all replicas together, a kind of work is not watched."""
 MAX_WORKS = 64
+"""Kinds of work that are watched at once. Of others nothing is kept, and nobody is penalised."""
 SAMPLE = 64
 """Replicas that are looked at for a better one."""
 
@@ -55,6 +56,7 @@ class Outliers:
             if len(self._works) >= MAX_WORKS:
                 return False
             work = self._works[method] = _Work()
+        # An exponential mean: old outcomes fade, and one number is kept for each replica.
         share = work.shares.get(peer, UNKNOWN)
         share = work.shares[peer] = share + WEIGHT * (1 - share)
         work.successes = 0
@@ -67,18 +69,20 @@ class Outliers:
             return
         work.shares[peer] = work.shares.get(peer, UNKNOWN) * (1 - WEIGHT)
         work.successes += 1
+        # Then `on_success`, which runs for each call while anything is watched, has nothing to do.
         if work.successes >= QUIET:
             del self._works[method]
 
     def has_better(self, peer: Peer, method: str) -> bool:
         """Whether another replica that can be reached does the same work well."""
         work = self._works.get(method)
+        # One that cannot be reached takes no calls in this one's place.
         return work is not None and any(
             share < FAIR and other is not peer and other.state is PeerState.READY
             for other, share in islice(work.shares.items(), SAMPLE)
         )
 
     def forget(self, peer: Peer) -> None:
-        """The replica is gone."""
+        """Drop what is known of a replica that is gone."""
         for work in self._works.values():
             work.shares.pop(peer, None)

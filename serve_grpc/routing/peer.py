@@ -2,6 +2,18 @@
 
 The control plane gives the facts of `ReplicaFacts`; the session gives state and load. One peer is
 shared by all handles of a process that use the same event loop.
+
+The state of a replica moves by these rules, and by `Peer.become` alone:
+
+- IDLE until a call needs a session. Then CONNECTING, but not for long: a replica that takes its
+  time counts as LOST, while the session goes on being opened.
+- Any message of an open session makes it READY. Silence makes it SUSPECT, the end of the session
+  LOST; from there a new session leads back to READY, never to CONNECTING, so that calls which
+  prefer this replica wait for it only once.
+- GONE is final. The replica drains, or the control plane does not list it any more: calls that are
+  there go on, no other is sent, and no session is opened after this one.
+
+Whether there is room is no state: `blocked`, `penalised` and the load tell of a READY replica.
 """
 
 from __future__ import annotations
@@ -9,11 +21,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["Peer", "PeerState", "ReplicaFacts"]
+from serve_grpc.states import Moves, check_move
+
+__all__ = ["MOVES", "Peer", "PeerState", "ReplicaFacts"]
 
 
 class PeerState(enum.Enum):
-    """Whether calls may be sent."""
+    """Whether calls may be sent to a replica, and if not, what is being done about it."""
 
     IDLE = "idle"
     """No session was needed yet."""
@@ -26,6 +40,20 @@ class PeerState(enum.Enum):
     """The session failed, or takes long to open; it is tried again and again."""
     GONE = "gone"
     """Draining, or no longer in the control plane's set."""
+
+
+# Looking one up on the class of an enum is a call on CPython 3.10 and 3.11.
+_IDLE, _CONNECTING, _READY = PeerState.IDLE, PeerState.CONNECTING, PeerState.READY
+_SUSPECT, _LOST, _GONE = PeerState.SUSPECT, PeerState.LOST, PeerState.GONE
+
+MOVES: Moves[PeerState] = {
+    _IDLE: frozenset({_CONNECTING, _GONE}),
+    _CONNECTING: frozenset({_READY, _LOST, _GONE}),
+    _READY: frozenset({_SUSPECT, _LOST, _GONE}),
+    _SUSPECT: frozenset({_READY, _LOST, _GONE}),
+    _LOST: frozenset({_READY, _GONE}),
+    _GONE: frozenset(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +69,7 @@ class ReplicaFacts:
         actor_id: Of its actor, for errors; "" if not known.
         deployment, application: What it is a replica of, for metrics.
         serializers: The only ones it takes; None for all.
+        local_path: Of the socket that callers on its node may use, "" if it has none.
     """
 
     replica_id: str
@@ -53,13 +82,17 @@ class ReplicaFacts:
     deployment: str = ""
     application: str = ""
     serializers: frozenset[str] | None = None
+    local_path: str = ""
 
 
 class Peer:
     """Facts, state and load of one replica.
 
     Attributes:
-        in_flight: Calls of this process that the replica has not answered.
+        state: Read freely; written by `become`.
+        in_flight: Calls of this process that the replica has not answered: one more for each that
+            is sent (`on_sent`), one less when it leaves (`Delivery`). Counted nowhere else.
+        carrier: What carries its open session ("grpc", "local"), "" while there is none.
         reported: Requests that ran on the replica when it last said so, and those sent since.
         standby: How many more than it runs may be sent, for their slots will be free in a moment.
         blocked: It turned a call of ours away and has not called back since.
@@ -70,6 +103,7 @@ class Peer:
 
     __slots__ = (
         "blocked",
+        "carrier",
         "facts",
         "in_flight",
         "may_probe",
@@ -83,6 +117,7 @@ class Peer:
         self.facts = facts
         self.state = PeerState.IDLE
         self.in_flight = 0
+        self.carrier = ""
         self.reported = 0
         self.standby = 0
         self.blocked = False
@@ -95,6 +130,17 @@ class Peer:
             f"<Peer {self.facts.replica_id} {self.state.value}{blocked} load {self.load}"
             f"/{self.facts.max_ongoing_requests}>"
         )
+
+    def become(self, state: PeerState) -> bool:
+        """Move to a state; returns whether it is another one.
+
+        Raises:
+            IllegalMoveError: It is no move of `MOVES`; only in tests.
+        """
+        before = self.state
+        check_move(MOVES, self, before, state)
+        self.state = state
+        return state is not before
 
     @property
     def load(self) -> int:
@@ -109,7 +155,7 @@ class Peer:
         Load that others cause is only believed while an answer of our own is due, which brings
         fresh numbers; otherwise a stale report would keep this caller out for ever.
         """
-        if self.state is not PeerState.READY or self.blocked:
+        if self.state is not _READY or self.blocked:
             return False
         if self.penalised:
             return self.may_probe and self.in_flight == 0
@@ -120,13 +166,15 @@ class Peer:
         """Whether a call may be sent to wait there for a slot."""
         return (
             self.load < self.facts.max_ongoing_requests + self.standby
-            and self.state is PeerState.READY
+            and self.state is _READY
             and not self.blocked
             and not self.penalised
         )
 
     def on_sent(self) -> None:
         """Count one call as sent."""
+        # On top of what the replica reported: `load` is the larger of the two, and would not grow
+        # with our first calls to a replica that others keep busy.
         self.in_flight += 1
         self.reported += 1
 

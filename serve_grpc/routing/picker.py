@@ -59,7 +59,7 @@ class Picker:
         Args:
             model_id: Multiplexed model the call wants, "" for none.
             idle: Peers that were considered but have no session yet are added here, some of them
-                twice, for the owner to connect; so are those that the call should wait for.
+                twice, to be connected; so are those that the call should wait for.
         """
         for tier in self._model_tiers(model_id) if model_id else self._tiers:
             peer = self._pick_in(tier, idle)
@@ -82,6 +82,8 @@ class Picker:
         waiting = (peer for peer in peers if peer.has_standby_room)
         return min(waiting, key=lambda p: p.load - p.facts.max_ongoing_requests, default=None)
 
+    # As `MultiplexMixin.apply_multiplex_routing` of Ray 2.60 (`request_router/request_router.py`):
+    # who holds the model, then who holds the fewest, then anybody.
     def _model_tiers(self, model_id: str) -> tuple[Sequence[Peer], ...]:
         return self._by_model.get(model_id, ()), self._fewest_models, *self._tiers
 
@@ -91,7 +93,8 @@ class Picker:
             return peers[0]
         if count > 2:
             for _ in range(PAIRS):
-                # Two different ones, each pair equally likely.
+                # Two different ones, each pair equally likely. `randrange` takes several times as
+                # long, and this is done for every call.
                 first = int(self._rng.random() * count)
                 second = int(self._rng.random() * (count - 1))
                 pair: Sequence[Peer] = (peers[first], peers[second + (second >= first)])
@@ -116,6 +119,8 @@ def _less_busy(peers: Sequence[Peer], rng: random.Random, idle: list[Peer]) -> P
         if best is None or load < best_load:
             best, best_load, ties = peer, load, 1
         elif load == best_load:
+            # The n-th of equals replaces the one before with a chance of 1/n: each is as likely in
+            # the end, and no list of them is made. Otherwise an idle set would fill from one end.
             ties += 1
             if rng.randrange(ties) == 0:
                 best = peer

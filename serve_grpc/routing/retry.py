@@ -22,7 +22,8 @@ class Backoff:
     max_s: float = 0.5
 
     def delay_s(self, attempt: int) -> float:
-        """Pause after `attempt` earlier ones."""
+        """The pause after `attempt` earlier ones, in seconds."""
+        # A call may wait for long: after a thousand doublings a float has no room for the result.
         try:
             return min(self.initial_s * self.multiplier**attempt, self.max_s)
         except OverflowError:
@@ -41,6 +42,7 @@ class RetryBudget:
         self._per_second = per_second
         self._tokens = per_second
         self._calls = 0  # since the tokens were last brought up to date
+        # A quiet hour does not save up for a storm.
         self._max_tokens = 10 * per_second
         self._updated_s = now_s
 
@@ -50,6 +52,7 @@ class RetryBudget:
 
     def try_spend(self, now_s: float) -> bool:
         """Take one repeat if the budget has it."""
+        # Earned only when somebody asks: calls are many, and repeats few.
         elapsed_s = max(0.0, now_s - self._updated_s)
         self._updated_s = now_s
         earned = elapsed_s * self._per_second + self._calls * self._ratio

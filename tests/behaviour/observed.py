@@ -20,19 +20,19 @@ from tests.observers import turn_on
 
 async def observed(library: str, when: str) -> dict[str, object]:
     seen: Callable[[], list[str]] = turn_on(library) if when == "before import" else list
-    from tests.behaviour.serving import Answering, Owner, connect, new_call, serve
+    from tests.behaviour.serving import Answering, Chooser, connect, new_call, send, serve
     from tests.ray.waiting import eventually_async
 
     if when == "before start":
         seen = turn_on(library)
     server, port, _ = await serve(dispatcher=Answering())
-    owner, connections, answers = Owner(), [], []
+    chooser, connections, answers = Chooser(), [], []
     for text in (b"one", b"two"):
-        connections.append(connect(port, owner))
+        connections.append(connect(port, chooser))
         connections[-1].connect()
         await eventually_async(lambda: connections[-1].is_open)
-        call = new_call(owner, text)
-        connections[-1].send(call)
+        call = new_call(chooser, text)
+        send(connections[-1], call)
         await asyncio.wait_for(call.wait_done(), 10)
         answers.append(call.result().decode())
         if when == "after start" and text == b"one":

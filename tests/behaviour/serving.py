@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from serve_grpc._generated.replica_pb2 import Error, Reply
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
+from serve_grpc.carriers.grpc.serve import ReplicaServer
 from serve_grpc.config import Settings
+from serve_grpc.entrance.secrets import ClusterSecrets
 from serve_grpc.payload import joined
-from serve_grpc.protocol.caller import CallEventKind, Envelope, RequestFields
+from serve_grpc.protocol.caller import Envelope, RequestFields
 from serve_grpc.routing.peer import Peer, ReplicaFacts
-from serve_grpc.transport.mailbox import mailbox_of
-from serve_grpc.transport.secrets import ClusterSecrets
-from serve_grpc.transport.server import ReplicaServer
+from tests.fakes.deliveries import Chooser, deliver, send
 
-__all__ = ["SECRET", "Answering", "Echo", "Owner", "connect", "new_call", "serve"]
+__all__ = ["SECRET", "Answering", "Chooser", "Echo", "connect", "new_call", "send", "serve"]
 
 SECRET = b"s" * 32
 REPLICA_ID = "a-replica"
@@ -66,36 +65,6 @@ class Answering(Echo):
             call.end()
 
 
-class Owner:
-    """The router's place: ends calls, remembers what became of them."""
-
-    def __init__(self) -> None:
-        self.lost: list[tuple[Call, bool]] = []
-
-    def on_reply(self, call: Call, kind: int, payload: bytes, error: Error | None) -> None:
-        if kind == CallEventKind.RESULT:
-            call.succeed(joined(payload))
-        else:
-            call.fail(RuntimeError(f"{kind} {error}"))
-
-    def on_rejected(self, calls: list[Call]) -> None:
-        for call in calls:
-            call.fail(RuntimeError("rejected"))
-
-    def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
-        self.lost.append((call, may_have_started))
-        call.fail(ConnectionError(reason))
-
-    def on_change(self, connection: Connection) -> None:
-        """The tests look at the connection itself."""
-
-    def cancel(self, call: Call) -> None:
-        call.fail(asyncio.CancelledError())
-
-    def grant(self, call: Call, items: int, bytes_: int) -> None:
-        """No streams here."""
-
-
 async def serve(
     settings: Settings | None = None,
     *,
@@ -117,32 +86,20 @@ async def serve(
     return server, await server.start(host), echo
 
 
-def connect(port: int, owner: Owner, settings: Settings | None = None, **fields: Any) -> Connection:
+def connect(
+    port: int, chooser: Chooser, settings: Settings | None = None, **fields: Any
+) -> Connection:
     """A connection to it, not yet opened."""
     facts = {"replica_id": REPLICA_ID, "address": f"127.0.0.1:{port}", **fields}
     secret = facts.pop("secret", SECRET)
     secrets = ClusterSecrets(lambda: (secret,), (secret,))
     peer = Peer(ReplicaFacts(**{"max_ongoing_requests": 100, **facts}))
     connection = Connection(peer, settings or Settings(), secrets)
-    connection.owners.add(owner)
+    connection.users.add(chooser)
     return connection
 
 
-class _Place:
-    def __init__(self, owner: Owner) -> None:
-        self.owner = owner
-
-
-def new_call(owner: Owner, payload: bytes = b"", method: str = "echo") -> Call:
+def new_call(chooser: Chooser, payload: bytes = b"", method: str = "echo") -> Call:
     """A call that was not sent."""
     envelope = Envelope(method, "noop", "noop", False, "", "")
-    call = Call(
-        RequestFields(envelope, payload, "an id"),
-        owner=owner,
-        mailbox=mailbox_of(asyncio.get_running_loop()),
-        response_loads=bytes,
-        deadline_s=None,
-        is_idempotent=False,
-    )
-    call.place = _Place(owner)
-    return call
+    return deliver(RequestFields(envelope, payload, "an id"), chooser).call

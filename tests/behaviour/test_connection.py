@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import socket
 
 import pytest
 
 from serve_grpc.caller import connection as connection_module
 from serve_grpc.config import Settings
+from serve_grpc.payload import LARGE_BYTES
+from serve_grpc.protocol.handshake import BUFFERS
+from serve_grpc.protocol.replica_handshake import ReplicaHandshake
 from serve_grpc.routing.peer import PeerState
-from tests.behaviour.serving import Owner, connect, new_call, serve
+from serve_grpc.serialization import get_serializer
+from tests.behaviour.serving import Chooser, connect, new_call, send, serve
+from tests.fakes.memory import HeapMemory
 from tests.ray.waiting import eventually_async
 
 
@@ -19,9 +25,9 @@ async def ready(connection):
     await eventually_async(lambda: connection.peer.state is PeerState.READY)
 
 
-async def echo(connection, owner, payload):
-    call = new_call(owner, payload)
-    connection.send(call)
+async def echo(connection, chooser, payload):
+    call = new_call(chooser, payload)
+    send(connection, call)
     await call.wait_done()
     return call.result()
 
@@ -29,11 +35,46 @@ async def echo(connection, owner, payload):
 def test_calls_of_every_size_are_answered():
     async def main():
         server, port, _ = await serve()
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         await ready(connection)
         for size in (0, 1, 16_384, 16_385, 1_000_000, 4_194_304):
-            assert await echo(connection, owner, b"x" * size) == b"x" * size
+            assert await echo(connection, chooser, b"x" * size) == b"x" * size
+        await connection.aclose()
+        await server.stop(1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_buffers_follow_a_pickle_only_where_the_replica_reads_that(monkeypatch, is_announced):
+    """A replica of an older version does not announce it, and gets a pickle as it was always."""
+    if not is_announced:
+        told = ReplicaHandshake.welcome
+
+        def welcome(self, **changes):
+            message = told(self, **changes)
+            message.features.remove(BUFFERS)
+            return message
+
+        monkeypatch.setattr(ReplicaHandshake, "welcome", welcome)
+    value = [b"small", bytearray(b"x" * LARGE_BYTES), "y" * LARGE_BYTES]
+    value.append(pickle.PickleBuffer(bytearray(b"z" * LARGE_BYTES)))
+    expected = [*value[:3], bytearray(b"z" * LARGE_BYTES)]
+
+    async def main():
+        server, port, _ = await serve()
+        chooser = Chooser()
+        connection = connect(port, chooser)
+        await ready(connection)
+        payload = get_serializer("pickle").dump_response(value, HeapMemory())
+        assert payload.has_buffers
+        answers = [await echo(connection, chooser, each) for each in (payload, payload)]
+        assert [answer[:1] == b"\0" for answer in answers] == [is_announced] * 2
+        for answer in answers:  # an echo, so it is what the replica got
+            if not is_announced:
+                assert pickle.loads(answer) == expected
+            assert get_serializer("pickle").load_response(answer) == expected
         await connection.aclose()
         await server.stop(1)
 
@@ -43,12 +84,12 @@ def test_calls_of_every_size_are_answered():
 def test_large_and_small_calls_at_once_are_all_answered():
     async def main():
         server, port, _ = await serve()
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         await ready(connection)
         sizes = [3_000_000, 10, 600_000, 20, 17_000, 30] * 3
         answers = await asyncio.gather(
-            *(echo(connection, owner, bytes([i]) * size) for i, size in enumerate(sizes))
+            *(echo(connection, chooser, bytes([i]) * size) for i, size in enumerate(sizes))
         )
         assert answers == [bytes([i]) * size for i, size in enumerate(sizes)]
         await connection.aclose()
@@ -60,32 +101,32 @@ def test_large_and_small_calls_at_once_are_all_answered():
 def test_server_that_comes_back_on_its_port_is_found_again():
     async def main():
         server, port, dispatcher = await serve()
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         await ready(connection)
-        held = new_call(owner, method="hold")
-        connection.send(held)
+        held = new_call(chooser, method="hold")
+        send(connection, held)
         await eventually_async(lambda: dispatcher.held)
         await server.stop(0)
-        await eventually_async(lambda: owner.lost)
-        assert owner.lost == [(held, True)]
+        await eventually_async(lambda: chooser.lost)
+        assert chooser.lost == [(held, True)]
         assert connection.peer.state is not PeerState.READY
         again = Settings(min_port=port, max_port=port)
         server, same_port, _ = await serve(again)
         assert same_port == port
         await eventually_async(lambda: connection.peer.state is PeerState.READY)
-        assert await echo(connection, owner, b"back") == b"back"
+        assert await echo(connection, chooser, b"back") == b"back"
         await connection.aclose()
         await server.stop(1)
 
     asyncio.run(main())
 
 
-def test_another_replica_on_the_same_port_is_not_served_a_strangers_call():
+def test_another_replica_on_the_same_port_is_not_served_a_call_for_the_first():
     async def main():
         server, port, dispatcher = await serve(replica_id="somebody-else")
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         connection.connect()
         await eventually_async(lambda: connection.peer.state is PeerState.LOST)
         assert dispatcher.held == []
@@ -98,8 +139,8 @@ def test_another_replica_on_the_same_port_is_not_served_a_strangers_call():
 def test_wrong_secret_opens_no_session_on_either_side():
     async def main():
         server, port, _ = await serve(secret=b"another" * 5)
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         connection.connect()
         await eventually_async(lambda: connection.peer.state is PeerState.LOST)
         await connection.aclose()
@@ -115,8 +156,8 @@ def test_silent_server_is_given_up_after_the_connect_timeout(monkeypatch):
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
-            owner = Owner()
-            connection = connect(silent.getsockname()[1], owner)
+            chooser = Chooser()
+            connection = connect(silent.getsockname()[1], chooser)
             connection.connect()
             assert connection.peer.state is PeerState.CONNECTING
             await eventually_async(lambda: connection.peer.state is PeerState.LOST, timeout_s=5)
@@ -132,11 +173,11 @@ def test_slow_server_is_not_preferred_for_long_but_goes_on_opening(monkeypatch):
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
-            owner = Owner()
-            connection = connect(silent.getsockname()[1], owner)
+            chooser = Chooser()
+            connection = connect(silent.getsockname()[1], chooser)
             connection.connect()
             await eventually_async(lambda: connection.peer.state is PeerState.LOST, timeout_s=5)
-            assert connection._stream is not None
+            assert connection._session is not None
             await connection.aclose()
 
     asyncio.run(main())
@@ -162,12 +203,12 @@ def test_connection_that_takes_a_while_to_come_up_is_waited_for():
                 tasks.add(asyncio.create_task(relay(*pair)))
 
         slow = await asyncio.start_server(accept, "127.0.0.1", 0)
-        owner = Owner()
-        connection = connect(slow.sockets[0].getsockname()[1], owner)
+        chooser = Chooser()
+        connection = connect(slow.sockets[0].getsockname()[1], chooser)
         connection.connect()
         try:
             await eventually_async(lambda: connection.peer.state is PeerState.READY, timeout_s=5)
-            assert await echo(connection, owner, b"slow") == b"slow"
+            assert await echo(connection, chooser, b"slow") == b"slow"
         finally:
             await connection.aclose()
             slow.close()
@@ -181,16 +222,16 @@ def test_connection_that_takes_a_while_to_come_up_is_waited_for():
 def test_retired_connection_closes_when_its_last_call_is_over():
     async def main():
         server, port, dispatcher = await serve()
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         await ready(connection)
-        held = new_call(owner, method="hold")
-        call_id = connection.send(held)
+        held = new_call(chooser, method="hold")
+        delivery = send(connection, held)
         await eventually_async(lambda: dispatcher.held)
         connection.retire()
         assert connection.peer.state is PeerState.GONE
         assert dispatcher.closed == []
-        connection.cancel(call_id)
+        delivery.cancel()
         await eventually_async(lambda: dispatcher.closed)
         await server.stop(1)
 
@@ -202,11 +243,11 @@ def test_draining_server_takes_no_new_calls_and_finishes_the_old():
         from serve_grpc._generated.replica_pb2 import Reply
 
         server, port, dispatcher = await serve()
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         await ready(connection)
-        held = new_call(owner, method="hold")
-        connection.send(held)
+        held = new_call(chooser, method="hold")
+        send(connection, held)
         await eventually_async(lambda: dispatcher.held)
         await server.drain()
         await eventually_async(lambda: connection.peer.state is PeerState.GONE)

@@ -25,13 +25,13 @@ from serve_grpc._generated.replica_pb2 import (
     ReplicaBatch,
 )
 from serve_grpc.caller import connection as connection_module
+from serve_grpc.carriers.grpc.dial import SESSION_METHOD
+from serve_grpc.carriers.grpc.serve import ReplicaServer
+from serve_grpc.carriers.grpc.status import MAX_DETAILS_BYTES, fitting_details
 from serve_grpc.protocol.handshake import sign_call
 from serve_grpc.protocol.status import shortened
 from serve_grpc.routing.peer import PeerState
-from serve_grpc.transport.client import SESSION_METHOD
-from serve_grpc.transport.server import ReplicaServer
-from serve_grpc.transport.status import MAX_DETAILS_BYTES, fitting_details
-from tests.behaviour.serving import REPLICA_ID, SECRET, Echo, Owner, connect, serve
+from tests.behaviour.serving import REPLICA_ID, SECRET, Chooser, Echo, connect, serve
 from tests.ray.waiting import eventually_async
 
 CALL = "/serve_grpc.v1.Replica/Call"
@@ -185,7 +185,7 @@ def test_a_caller_reads_the_refusal_and_not_the_status(monkeypatch: pytest.Monke
 
     async def main() -> None:
         async with serving() as (_, port):
-            connection = connect(port, Owner(), replica_id="another")
+            connection = connect(port, Chooser(), replica_id="another")
             connection.connect()
 
             def is_refused_often() -> bool:

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from tests.behaviour.observed import plain_answers
-from tests.behaviour.serving import Answering, Owner, connect, new_call, serve
+from tests.behaviour.serving import Answering, Chooser, connect, new_call, send, serve
 from tests.observers import LIBRARIES
 from tests.ray.waiting import eventually_async
 
@@ -119,12 +119,12 @@ async def answers(added: grpc.aio.ServerInterceptor, monkeypatch: Any) -> tuple[
 
     monkeypatch.setattr(grpc.aio, "server", server)
     running, port, _ = await serve(dispatcher=Answering())
-    owner = Owner()
-    connection = connect(port, owner)
+    chooser = Chooser()
+    connection = connect(port, chooser)
     connection.connect()
     await eventually_async(lambda: connection.is_open)
-    call = new_call(owner, b"one")
-    connection.send(call)
+    call = new_call(chooser, b"one")
+    send(connection, call)
     await call.wait_done()
     try:
         plain: Any = await plain_answers(port)

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from serve_grpc.caller import penalty
+from serve_grpc.caller import trouble
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.pool import ConnectionPool
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.config import Settings
+from serve_grpc.entrance.secrets import ClusterSecrets
 from serve_grpc.routing.peer import PeerState, ReplicaFacts
-from serve_grpc.transport.secrets import ClusterSecrets
-from tests.behaviour.serving import SECRET, Owner, new_call, serve
+from tests.behaviour.serving import SECRET, Chooser, new_call, serve
 from tests.ray.waiting import eventually_async
 
 ENOUGH = 30
@@ -25,7 +25,7 @@ ENOUGH = 30
 
 @pytest.fixture(autouse=True)
 def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(penalty, "REST_S", (0.05, 0.2))
+    monkeypatch.setattr(trouble, "REST_S", (0.05, 0.2))
 
 
 class Pair:
@@ -46,7 +46,7 @@ class Pair:
 
 
 def a_call(model_id: str = "") -> Call:
-    call = new_call(Owner())
+    call = new_call(Chooser())
     call.fields.multiplexed_model_id = model_id
     return call
 
@@ -57,8 +57,8 @@ def with_pair(
     async def main() -> None:
         pool = ConnectionPool(Settings())
         pool._secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
-        owner = Owner()
-        replicas = Replicas(pool, owner, node_id="", zone="")
+        chooser = Chooser()
+        replicas = Replicas(pool, chooser, node_id="", zone="")
         servers, facts = [], []
         for name in ("bad", "good"):
             server, port, _ = await serve(replica_id=name)

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from bench.stand_ins import cancel_tasks, new_replica_access
-from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
+from bench.stand_ins.serve import cancel_tasks, new_replica_adapter
+from serve_grpc._serve.replicas import ReplicaAdapter, UserMethod
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import Settings
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.replica.standby import STAND_BY_S
 from serve_grpc.routing.peer import PeerState
-from tests.behaviour.serving import Owner, connect, new_call, serve
+from tests.behaviour.serving import Chooser, connect, new_call, send, serve
+from tests.fakes.deliveries import delivery_of
 from tests.ray.waiting import eventually_async
 
 SLOTS = 3
@@ -70,19 +71,19 @@ class Replica:
         self.users = users
         self.dispatcher = dispatcher
         self.port = port
-        self.owner = Owner()
+        self.chooser = Chooser()
         self.connection: Connection
 
     async def open(self) -> None:
-        self.connection = connect(self.port, self.owner, max_ongoing_requests=SLOTS)
+        self.connection = connect(self.port, self.chooser, max_ongoing_requests=SLOTS)
         self.connection.connect()
         await eventually_async(lambda: self.connection.peer.state is PeerState.READY)
 
     def send(self, *names: str, method: str = "echo") -> list[Call]:
         """So many calls, in one message."""
-        calls = [new_call(self.owner, name.encode(), method) for name in names]
+        calls = [new_call(self.chooser, name.encode(), method) for name in names]
         for call in calls:
-            call.place.call_id = self.connection.send(call)
+            send(self.connection, call)
         return calls
 
     async def warm(self) -> None:
@@ -94,19 +95,19 @@ class Replica:
         assert self.connection.peer.standby >= 5
 
 
-def new_access(users: Users) -> ReplicaAccess:
-    access = new_replica_access(users.echo, max_ongoing_requests=SLOTS)
+def new_adapter(users: Users) -> ReplicaAdapter:
+    adapter = new_replica_adapter(users.echo, max_ongoing_requests=SLOTS)
     for method in (users.hold, users.whose):
         name = method.__name__
-        access._methods[name] = UserMethod(name, method, True, False)
-    return access
+        adapter._methods[name] = UserMethod(name, method, True, False)
+    return adapter
 
 
 @contextlib.asynccontextmanager
 async def replica() -> AsyncIterator[Replica]:
     users = Users()
-    access = new_access(users)
-    dispatcher = ReplicaDispatcher(access, Settings())
+    adapter = new_adapter(users)
+    dispatcher = ReplicaDispatcher(adapter, Settings())
     server, port, _ = await serve(dispatcher=dispatcher)
     one = Replica(users, dispatcher, port)
     await one.open()
@@ -117,7 +118,7 @@ async def replica() -> AsyncIterator[Replica]:
         await one.connection.aclose()
         await server.stop(0)
         await cancel_tasks()
-        access._access_log.close()
+        adapter._access_log.close()
 
 
 async def outcome(call: Call) -> bytes | str:
@@ -198,7 +199,7 @@ def test_a_call_that_is_given_up_while_it_stands_by_never_runs() -> None:
         await one.warm()
         held = one.send("a", "b", "c", method="hold")
         given_up, kept = one.send("given up", "kept")
-        one.connection.cancel(given_up.place.call_id)
+        delivery_of(given_up).cancel()
         await eventually_async(lambda: len(one.users.started) == SLOTS)
         one.users.go.set()
         for call in held:
@@ -217,13 +218,13 @@ def test_a_call_that_was_given_up_while_it_stood_by_takes_nobodys_turn() -> None
         await other.open()
         held = one.send("a", "b", "c", method="hold")
         (given_up,) = one.send("given up")
-        one.connection.cancel(given_up.place.call_id)
+        delivery_of(given_up).cancel()
         await eventually_async(lambda: len(one.users.started) == SLOTS)
-        await eventually_async(lambda: not one.dispatcher._standby)
+        await eventually_async(lambda: not one.dispatcher.admission.standby)
         (waiting,) = other.send("waiting")
         assert await outcome(waiting) == "rejected"
         assert (one.dispatcher.rejections, other.connection.peer.blocked) == (1, True)
-        one.connection.cancel(held[0].place.call_id)
+        delivery_of(held[0]).cancel()
         await eventually_async(lambda: not other.connection.peer.blocked)
         await other.connection.aclose()
 
@@ -252,7 +253,7 @@ def test_a_session_that_was_turned_away_comes_before_those_that_would_stand_by()
         waiting = one.send("turned away")
         assert await outcome(waiting[0]) == "rejected"
         for _ in range(WARM):  # the replica would let calls stand by again
-            one.dispatcher._standby.on_duration(0.05)
+            one.dispatcher.admission.standby.on_duration(0.05)
         assert await outcome(one.send("another")[0]) == "rejected"
         one.users.go.set()
         await eventually_async(lambda: not one.connection.peer.blocked)

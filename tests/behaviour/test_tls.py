@@ -8,7 +8,7 @@ import pytest
 
 from serve_grpc.config import Settings
 from serve_grpc.routing.peer import PeerState
-from tests.behaviour.serving import Owner, connect, new_call, serve
+from tests.behaviour.serving import Chooser, connect, new_call, send, serve
 from tests.certificates import Authority
 from tests.ray.waiting import eventually_async
 
@@ -18,14 +18,14 @@ def outcome(server_settings, caller_settings):
 
     async def main():
         server, port, _ = await serve(server_settings)
-        owner = Owner()
-        connection = connect(port, owner, caller_settings)
+        chooser = Chooser()
+        connection = connect(port, chooser, caller_settings)
         connection.connect()
         await eventually_async(lambda: connection.peer.state in (PeerState.READY, PeerState.LOST))
         state = connection.peer.state
         if state is PeerState.READY:
-            call = new_call(owner, b"secret")
-            connection.send(call)
+            call = new_call(chooser, b"secret")
+            send(connection, call)
             await call.wait_done()
             assert call.result() == b"secret"
         await connection.aclose()

@@ -11,8 +11,8 @@ import pytest
 from serve_grpc.caller import connection as connection_module
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.routing.peer import PeerState
-from tests.behaviour.serving import Owner, connect, serve
-from tests.conftest import free_port
+from tests.behaviour.serving import Chooser, connect, serve
+from tests.ray.instance import free_port
 from tests.ray.waiting import eventually_async
 
 
@@ -33,7 +33,7 @@ def test_many_failures_are_one_warning_that_says_why(
         server, port, _ = await serve(secret=b"another" * 5)
         if what == "unreachable":
             await server.stop(0)
-        connection = connect(port, Owner())
+        connection = connect(port, Chooser())
         connection.connect()
         await eventually_async(lambda: connection.trouble.times > 8)
         assert f"127.0.0.1:{port}" in str(connection.trouble)
@@ -58,7 +58,7 @@ def test_a_replica_that_says_nothing_is_in_trouble_before_it_is_given_up(
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen()
-            connection = connect(silent.getsockname()[1], Owner())
+            connection = connect(silent.getsockname()[1], Chooser())
             connection.connect()
             await eventually_async(lambda: connection.trouble.reason)
             assert connection.trouble.reason == "no answer within 0.1 s"
@@ -72,7 +72,7 @@ def test_a_replica_that_says_nothing_is_in_trouble_before_it_is_given_up(
 def test_a_session_that_opens_ends_the_trouble() -> None:
     async def main() -> None:
         port = free_port()
-        connection = connect(port, Owner())
+        connection = connect(port, Chooser())
         connection.connect()
         await eventually_async(lambda: connection.trouble.times)
         server, _, _ = await serve(Settings(min_port=port, max_port=port))
@@ -89,7 +89,7 @@ def test_a_loop_that_ends_opens_no_session_again(caplog: pytest.LogCaptureFixtur
 
     async def main() -> None:
         server, port, _ = await serve()
-        connection = connect(port, Owner())
+        connection = connect(port, Chooser())
         connection.connect()
         await eventually_async(lambda: connection.takes_calls)
         (session,) = (t for t in asyncio.all_tasks() if "session to" in t.get_name())
@@ -114,8 +114,8 @@ def test_a_process_that_has_left_the_cluster_opens_no_session_and_says_nothing(
     async def main() -> None:
         nonlocal is_member
         server, port, _ = await serve()
-        owner = Owner()
-        connection = connect(port, owner)
+        chooser = Chooser()
+        connection = connect(port, chooser)
         connection.connect()
         await eventually_async(lambda: connection.takes_calls)
         is_member = False

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.budget.budgets import BUDGETS, MAX_RATIO, Budget, measure_ratio
-from tests.budget.instructions import count_instructions
 
 
 @click.command(help=__doc__)
@@ -44,7 +43,7 @@ def _where(budget: Budget) -> Table:
     table = Table(title=budget.name, title_justify="left")
     table.add_column("code")
     table.add_column("instructions per call", justify="right")
-    for code, count in count_instructions(budget.prepare).most_common(20):
+    for code, count in budget.counts().most_common(20):
         where = f"{code.co_name} ({code.co_filename}:{code.co_firstlineno})"
         table.add_row(where, f"{count / budget.calls:.1f}")
     return table

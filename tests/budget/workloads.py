@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_grpc._generated.replica_pb2 import Reply
+from serve_grpc.mailbox import Mailbox
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from serve_grpc.routing.picker import Picker
 from serve_grpc.serialization import get_serializer
-from serve_grpc.transport.mailbox import Mailbox
 from tests.unit.sessions import fields, open_pair
 
 __all__ = [

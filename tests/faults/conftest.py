@@ -14,15 +14,6 @@ from tests.faults.calls import LoopThread, loop_thread
 from tests.faults.replicas import wait_for_replicas
 from tests.ray.apps.gated import Board
 from tests.ray.apps.troubled import TROUBLED
-from tests.ray.conftest import deploy  # noqa: F401
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents and "serve_instance" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.ray)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 A test writes down each figure before it asserts it, so a miss is shown too. `make test-faults`
 keeps them in a file from which `python -m tests.faults.page` writes the table of
-docs/reliability.md.
+docs/reliability-run.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of figures in docs/reliability.md, written from a run of the fault suite.
+"""The table of figures in docs/reliability-run.md, written from a run of the fault suite.
 
 make test-faults
 python -m tests.faults.page .faults.json
@@ -14,7 +14,7 @@ from tests.faults.figures import Figure, load
 
 __all__ = ["PAGE", "rendered", "with_table"]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability-run.md"
 BEGIN, END = "<!-- figures: written by tests/faults/page.py -->", "<!-- end of figures -->"
 
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pytest
-
 from serve_grpc import DeploymentHandle, handle_statistics
-from serve_grpc.transport import client
+from serve_grpc.caller.dialling import dialling_by
+from serve_grpc.carriers.grpc.dial import dial as dial_grpc
+from serve_grpc.carriers.link import Link
+from serve_grpc.config import Settings
 from tests.faults.calls import LoopThread, loop_thread
 
 __all__ = ["Network", "TcpProxy", "Weather", "proxied"]
@@ -287,16 +288,15 @@ class Network:
 @contextlib.contextmanager
 def proxied() -> Iterator[Network]:
     """Sessions that this process opens in the meantime go through proxies."""
-    with loop_thread() as thread, pytest.MonkeyPatch.context() as patch:
+    with loop_thread() as thread:
         network = Network(thread)
-        open_channel = client.open_channel
 
-        def open_through_proxy(address: str, *args: Any) -> Any:
-            return open_channel(network.proxy(address).address, *args)
+        async def dial_through_proxy(address: str, settings: Settings) -> Link:
+            return await dial_grpc(network.proxy(address).address, settings)
 
-        patch.setattr(client, "open_channel", open_through_proxy)
         try:
-            yield network
+            with dialling_by(dial_through_proxy):
+                yield network
         finally:
             for proxy in network.proxies.values():
                 proxy.close()

@@ -15,7 +15,7 @@ import pytest
 from serve_grpc.payload import joined
 from serve_grpc.protocol import caller, replica, wire
 from serve_grpc.routing.peer import PeerState
-from tests.behaviour.serving import Echo, Owner, connect, new_call, serve
+from tests.behaviour.serving import Chooser, Echo, connect, new_call, send, serve
 from tests.faults.calls import LoopThread
 from tests.faults.tcp_proxy import TcpProxy
 from tests.ray.waiting import eventually_async
@@ -48,9 +48,9 @@ class _Noting(Echo):
 
 async def exchange(proxy: TcpProxy, dispatcher: _Noting, number: int) -> list[str]:
     """One session with its calls, until each of them has ended; how they ended."""
-    owner = Owner()
+    chooser = Chooser()
     payloads = [b"%04d" % number + b"abcd"[i : i + 1] * (n - 4) for i, n in enumerate(SIZES)]
-    connection = connect(int(proxy.address.rpartition(":")[2]), owner)
+    connection = connect(int(proxy.address.rpartition(":")[2]), chooser)
     connection.connect()
     ends = []
     try:
@@ -58,15 +58,15 @@ async def exchange(proxy: TcpProxy, dispatcher: _Noting, number: int) -> list[st
         await eventually_async(lambda: connection.peer.state in known)
         if connection.peer.state is PeerState.LOST:
             return ["no session"]
-        calls = [new_call(owner, payload) for payload in payloads]
+        calls = [new_call(chooser, payload) for payload in payloads]
         for call in calls:
-            connection.send(call)
+            send(connection, call)
         for call, payload in zip(calls, payloads, strict=True):
             await asyncio.wait_for(call.wait_done(), 10)
-            if call.error is None:
+            if call.exception() is None:
                 assert call.result() == payload
                 ends.append("ok")
-        for call, may_have_started in owner.lost:
+        for call, may_have_started in chooser.lost:
             ends.append("unknown" if may_have_started else "not started")
             payload = payloads[calls.index(call)]
             assert may_have_started or payload not in dispatcher.arrived

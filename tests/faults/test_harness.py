@@ -84,3 +84,11 @@ def test_the_page_names_tests_that_exist():
     named = set(re.findall(r"\.\./tests/faults/(test_\w+\.py)", PAGE.read_text()))
     assert named <= {file.name for file in HERE.glob("test_*.py")}
     assert named
+
+
+def test_each_promise_names_rows_that_were_run():
+    promises = PAGE.with_name("reliability.md").read_text()
+    rows = re.findall(r"\| ([\d, ]+) \|$", promises, flags=re.MULTILINE)
+    run = set(re.findall(r"^\| (\d+) \|", PAGE.read_text(), flags=re.MULTILINE))
+    assert len(rows) > 10
+    assert {number for cell in rows for number in cell.split(", ")} <= run

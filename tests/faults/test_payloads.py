@@ -13,7 +13,6 @@ from ray.exceptions import RayTaskError
 from serve_grpc.errors import MessageTooLargeError, SerializationError
 from tests.faults.fleet import watched_handle
 from tests.ray.apps.watched import Breaks
-from tests.ray.scripts import run_script
 
 LIMIT = 4 * 1024 * 1024
 SMALL_P99_MS = 50
@@ -26,7 +25,7 @@ OTHERS = 400
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_small_calls_pass_between_the_fragments_of_large_ones(measured):
+def test_small_calls_pass_between_the_fragments_of_large_ones(run_script, measured):
     """The limit is raised by the variable, on a Ray of its own. The best of two turns counts."""
     best: dict[str, dict[str, Any]] = {}
     for _ in range(2):

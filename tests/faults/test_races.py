@@ -18,14 +18,14 @@ import serve_grpc
 from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import settings
+from serve_grpc.entrance.secrets import ClusterSecrets
 from serve_grpc.errors import DeadlineExceededError
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
-from serve_grpc.transport.secrets import ClusterSecrets
-from tests.behaviour.serving import Owner, new_call
+from tests.behaviour.serving import Chooser, new_call, send
 from tests.faults.fleet import watched_handle
+from tests.faults.limits import allowed
 from tests.faults.tcp_proxy import TcpProxy
 from tests.ray.apps.watched import WATCHED, resources
-from tests.ray.scripts import run_script
 from tests.ray.waiting import eventually, eventually_async
 
 ROW = 20
@@ -118,7 +118,7 @@ def test_callers_come_back_spread_out_and_soon(handle, callers, measured):
     """Sessions of 200 callers to one replica, through a proxy that breaks them all."""
     (replica,) = serve_grpc.handle_statistics(handle).replicas
     proxy = TcpProxy(callers, replica.address)
-    owner = Owner()
+    chooser = Chooser()
 
     async def connect_all() -> list[Connection]:
         secrets = ClusterSecrets(cluster_secrets)
@@ -126,7 +126,7 @@ def test_callers_come_back_spread_out_and_soon(handle, callers, measured):
         for _ in range(CALLERS):
             facts = ReplicaFacts(replica.replica_id, proxy.address, max_ongoing_requests=500)
             connections.append(Connection(Peer(facts), settings, secrets))
-            connections[-1].owners.add(owner)
+            connections[-1].users.add(chooser)
             connections[-1].connect()
         return connections
 
@@ -135,9 +135,9 @@ def test_callers_come_back_spread_out_and_soon(handle, callers, measured):
             return all(c.peer.state is PeerState.READY for c in connections)
 
         await eventually_async(are_ready, timeout_s=30)
-        calls = [new_call(owner, b"%d" % i) for i in range(CALLERS)]
+        calls = [new_call(chooser, b"%d" % i) for i in range(CALLERS)]
         for call, connection in zip(calls, connections, strict=True):
-            connection.send(call)
+            send(connection, call)
         for i, call in enumerate(calls):
             await call.wait_done()
             assert call.result() == b"%d" % i
@@ -163,7 +163,7 @@ def test_callers_come_back_spread_out_and_soon(handle, callers, measured):
     fault = f"{CALLERS} callers lose their sessions and are refused for a while"
     measured(ROW, fault, "all answered again", f"≤ {RECOVERED_S} s", f"{took_s:.2f} s")
     measured(ROW, fault, "most that came in one 0.1 s", "≤ 1/3", f"{most_at_once} of {CALLERS}")
-    assert took_s <= RECOVERED_S
+    assert took_s <= allowed(RECOVERED_S)
     assert most_at_once <= CALLERS / 3
 
 
@@ -173,8 +173,8 @@ def test_callers_come_back_spread_out_and_soon(handle, callers, measured):
 def test_a_list_of_replicas_that_flips_fails_no_call(deploy, callers, measured):
     handle = deploy(WATCHED.options(num_replicas=3).bind(), "flips")
     handle.echo.remote(1).result(timeout_s=30)
-    native = handle.echo._data_router._access._router
-    infos = [r._replica_info for r in native._request_router.curr_replicas.values()]
+    serves = handle.echo._data_router._adapter._router
+    infos = [r._replica_info for r in serves._request_router.curr_replicas.values()]
     assert len(infos) == 3
     is_over = threading.Event()
     ends: Counter[str] = Counter()
@@ -199,7 +199,9 @@ def test_a_list_of_replicas_that_flips_fails_no_call(deploy, callers, measured):
 
     def show(replicas: list[Any]) -> None:
         target = DeploymentTargetInfo(is_available=True, running_replicas=replicas)
-        handle.echo._data_router.loop.call_soon_threadsafe(native.update_deployment_targets, target)
+        handle.echo._data_router.mailbox.loop.call_soon_threadsafe(
+            serves.update_deployment_targets, target
+        )
 
     rng = random.Random(20)
     calling = callers.start(call())
@@ -224,7 +226,7 @@ def test_a_list_of_replicas_that_flips_fails_no_call(deploy, callers, measured):
 
 @pytest.mark.long
 @pytest.mark.timeout(200)
-def test_without_files_calls_wait_or_end_at_their_deadline_and_then_go_on(measured):
+def test_without_files_calls_wait_or_end_at_their_deadline_and_then_go_on(run_script, measured):
     seen = json.loads(run_script("few_files", env={}, timeout_s=150).splitlines()[-1])
     deadline = f"{DeadlineExceededError.__module__}.{DeadlineExceededError.__name__}"
     fault = "at most 64 files, all of them open, in a caller"
@@ -234,4 +236,4 @@ def test_without_files_calls_wait_or_end_at_their_deadline_and_then_go_on(measur
     assert set(seen["during"]) <= {deadline, "ok"}
     assert seen["waited"] == 20
     assert seen["after"] == {"ok": 200}
-    assert seen["recovered_s"] <= RECOVERED_S
+    assert seen["recovered_s"] <= allowed(RECOVERED_S)

@@ -28,7 +28,6 @@ from tests.faults.replicas import pids_of
 from tests.ray.apps.plain import Plain
 from tests.ray.apps.routed import ByFirstArgument
 from tests.ray.apps.troubled import TROUBLED
-from tests.ray.scripts import run_script
 from tests.ray.waiting import eventually
 
 KINDS = ["SystemExit", "KeyboardInterrupt", "CancelledError"]
@@ -42,7 +41,7 @@ def plain(deploy):
 
 
 @pytest.fixture(params=[None, 30], ids=["without_deadline", "with_deadline"])
-def native(plain, request):
+def over_serves(plain, request):
     plain.remote(1).result(timeout_s=20)
     return plain.options(timeout_s=request.param)
 
@@ -79,21 +78,21 @@ def test_base_exceptions_of_a_handler_end_its_call_only(outer, board, measured, 
 # ------------------------------------------------------------ over Serve's own transport
 
 
-def test_request_over_the_limit_is_ours_over_serves_transport(native):
-    error = outcome(native.remote(b"x" * (5 << 20))).error
+def test_request_over_the_limit_is_ours_over_serves_transport(over_serves):
+    error = outcome(over_serves.remote(b"x" * (5 << 20))).error
     assert isinstance(error, MessageTooLargeError)
     assert error.size > error.limit == 4 << 20
     assert error.request_id
 
 
-def test_response_over_the_limit_is_an_error_of_ours_over_serves_transport(native):
-    error = outcome(native.large.remote(5 << 20)).error
+def test_response_over_the_limit_is_an_error_of_ours_over_serves_transport(over_serves):
+    error = outcome(over_serves.large.remote(5 << 20)).error
     assert isinstance(error, ServeGrpcError)
     assert error.may_have_executed
 
 
-def test_exception_that_the_serializer_cannot_carry_over_serves_transport(native):
-    handle = native.options(request_serialization="msgpack", response_serialization="msgpack")
+def test_exception_that_the_serializer_cannot_carry_over_serves_transport(over_serves):
+    handle = over_serves.options(request_serialization="msgpack", response_serialization="msgpack")
     error = outcome(handle.fail.remote("ValueError")).error
     assert isinstance(error, ReplicaError)
     assert error.may_have_executed
@@ -102,22 +101,22 @@ def test_exception_that_the_serializer_cannot_carry_over_serves_transport(native
 
 
 @pytest.mark.parametrize("method", ["fail", "fail_in_stream"])
-def test_cancelled_error_of_a_handler_over_serves_transport(native, method):
-    handle = native.options(method_name=method, stream=method == "fail_in_stream")
+def test_cancelled_error_of_a_handler_over_serves_transport(over_serves, method):
+    handle = over_serves.options(method_name=method, stream=method == "fail_in_stream")
     assert isinstance(outcome(handle.remote("CancelledError")).error, RequestCancelledError)
 
 
 @pytest.mark.parametrize("kind", ["ValueError", "Unpicklable", "TwoArguments", "TimeoutError"])
-def test_other_exceptions_over_serves_transport_are_not_grpcs(native, kind):
-    error = outcome(native.fail.remote(kind)).error
+def test_other_exceptions_over_serves_transport_are_not_grpcs(over_serves, kind):
+    error = outcome(over_serves.fail.remote(kind)).error
     assert isinstance(error, Exception)
     assert not isinstance(error, grpc.RpcError)
 
 
-def test_a_task_that_awaits_a_call_over_serves_transport_can_be_cancelled(native):
+def test_a_task_that_awaits_a_call_over_serves_transport_can_be_cancelled(over_serves):
     async def main():
-        task = asyncio.ensure_future(outcome_of("x", native.hold.remote()))
-        await native.remote(1)
+        task = asyncio.ensure_future(outcome_of("x", over_serves.hold.remote()))
+        await over_serves.remote(1)
         task.cancel()
         return await asyncio.wait_for(task, 20)
 
@@ -163,20 +162,20 @@ def test_deadline_after_a_lost_try_says_that_the_call_may_have_executed(deploy, 
 
 
 @pytest.fixture(scope="module")
-def placed(deploy, tmp_path_factory):
-    """Serve's own router places its calls; sessions carry them."""
-    path = str(tmp_path_factory.mktemp("placed") / "notes")
+def assigned(deploy, tmp_path_factory):
+    """Serve's own router assigns its calls; sessions carry them."""
+    path = str(tmp_path_factory.mktemp("assigned") / "notes")
     config = RequestRouterConfig(
         request_router_class=ByFirstArgument, request_router_kwargs={"path": path}
     )
-    return deploy(TROUBLED.options(request_router_config=config).bind(), "placed-errors")
+    return deploy(TROUBLED.options(request_router_config=config).bind(), "assigned-errors")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("idempotent", [False, True])
-def test_an_error_of_a_nested_call_repeats_no_placed_call(placed, board, idempotent):
+def test_an_error_of_a_nested_call_repeats_no_assigned_call(assigned, board, idempotent):
     """The handler ends with the error of a call that was lost, and could be repeated."""
-    handle = placed.options(idempotent=idempotent)
+    handle = assigned.options(idempotent=idempotent)
     error = outcome(handle.fail_with_lost.remote(0, board.path, "x")).error
     assert isinstance(error, RayTaskError)
     assert error.may_have_executed
@@ -184,8 +183,8 @@ def test_an_error_of_a_nested_call_repeats_no_placed_call(placed, board, idempot
 
 
 @pytest.mark.long
-def test_cancelled_error_of_a_handler_of_a_placed_call(placed):
-    error = outcome(placed.fail_at.remote(0, "CancelledError")).error
+def test_cancelled_error_of_a_handler_of_an_assigned_call(assigned):
+    error = outcome(assigned.fail_at.remote(0, "CancelledError")).error
     assert isinstance(error, RequestCancelledError)
 
 
@@ -228,5 +227,5 @@ def test_calls_that_wait_for_a_deployment_that_is_deleted_are_told(
     assert [o.kind for o in outcomes].count("unknown") == 1
 
 
-def test_calls_that_wait_when_serve_is_shut_down_are_told():
+def test_calls_that_wait_when_serve_is_shut_down_are_told(run_script):
     run_script("serve_gone", env={})

@@ -19,9 +19,9 @@ import serve_grpc
 from serve_grpc._serve.cluster import cluster_secrets
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import settings
+from serve_grpc.entrance.secrets import ClusterSecrets
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
-from serve_grpc.transport.secrets import ClusterSecrets
-from tests.behaviour.serving import Owner
+from tests.behaviour.serving import Chooser
 from tests.faults.calls import LoopThread
 from tests.faults.fleet import watched_handle
 from tests.faults.memory import MIB
@@ -113,14 +113,14 @@ class Soak:
     async def reconnects(self, load: Load) -> None:
         """Sessions that are reset all at once, again and again."""
         secrets = ClusterSecrets(cluster_secrets)
-        owner = Owner()
+        chooser = Chooser()
         loop = asyncio.get_running_loop()
         proxy, thread = await loop.run_in_executor(None, self._proxy)
         connections = []
         for _ in range(load.sessions):
             facts = ReplicaFacts(self.replica.replica_id, proxy.address)
             connections.append(Connection(Peer(facts), settings, secrets))
-            connections[-1].owners.add(owner)
+            connections[-1].users.add(chooser)
             connections[-1].connect()
         for _ in range(load.reconnects // load.sessions):
             await eventually_async(
@@ -170,7 +170,12 @@ def still(soak: Soak) -> dict[str, dict[str, int]]:
 @pytest.mark.parametrize(
     ("warm", "load"),
     [
-        pytest.param(Load(4_000, 40, 400, 20), Load(8_000, 100, 800, 20), id="short"),
+        pytest.param(
+            Load(4_000, 40, 400, 20),
+            Load(8_000, 100, 800, 20),
+            id="short",
+            marks=pytest.mark.full,  # what it finds builds up over time; it takes half a minute
+        ),
         pytest.param(
             Load(100_000, 4_000, 5_000, 200),
             Load(1_000_000, 20_000, 50_000, 200),

@@ -24,8 +24,7 @@ def tiny_messages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (wire, caller, replica):
             patch.setattr(module, "INLINE_BYTES", 12)
-        for module in (caller, replica):
-            patch.setattr(module, "MAX_TEMPLATES", 3)
+        patch.setattr(wire, "MAX_TEMPLATES", 3)
         patch.setattr(wire, "FRAGMENT_BYTES", 20)
         patch.setattr(wire, "HAND_DECODE_BYTES", 24)
         patch.setattr(wire, "BATCH_BYTES", 250)

@@ -1,141 +1,37 @@
-"""A fleet of replicas and their callers in one event loop, with a network made of queues.
+"""A fleet of replicas and their callers in one event loop, with a network made of loopback links.
 
-Real are the router with its row, picker and retry budget, connections, both session machines, both
-writers, admission and the execution of handlers. Made up are gRPC's streams, which lose and delay
-whole messages as a network does to them, Serve's control plane, and time.
+Real are the router with its line, picker and retry budget, connections, both session machines, both
+pumps, admission and the execution of handlers. The links lose and delay whole messages as a network
+does to them. Made up are Serve's control plane, and time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from types import SimpleNamespace
 from typing import Any
-
-import grpc
 
 from serve_grpc._generated.replica_pb2 import Refusal
 from serve_grpc._serve.replicas import UserMethod
 from serve_grpc._serve.routers import ReplicaSet
+from serve_grpc.carriers.link import Link, LinkLost
+from serve_grpc.carriers.loopback import LoopbackLink, pair
+from serve_grpc.carriers.replica_pump import ReplicaPump
 from serve_grpc.config import Settings
 from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.routing.peer import ReplicaFacts
 from serve_grpc.routing.retry import Backoff
-from serve_grpc.transport.server import SessionStream
 from tests.unit.sessions import SECRET
 
-__all__ = ["Access", "Fleet", "SimulatedReplica"]
-
-WINDOW = 4
-"""Messages that a stream takes before its writer waits."""
-
-
-class _Pipe:
-    """One direction of a stream: messages in order, each a while on its way."""
-
-    def __init__(self, delay: Callable[[], float]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._delay = delay
-        self._due_s = 0.0
-        self._on_way = 0
-        self._arrived: deque[bytes] = deque()
-        self._changed = asyncio.Event()
-        self._is_ended = False
-        self.is_broken = False
-
-    async def write(self, message: bytes) -> None:
-        """Send; waits while the other side takes nothing."""
-        while not self.is_broken and self._on_way >= WINDOW:
-            await self._wait()
-        if self.is_broken:
-            raise _unavailable()
-        self._on_way += 1
-        # Timers of one time run in any order; messages stay in theirs.
-        self._due_s = max(self._due_s + 1e-6, self._loop.time() + self._delay())
-        self._loop.call_at(self._due_s, self._arrive, message)
-
-    def _arrive(self, message: bytes) -> None:
-        if not self.is_broken:
-            self._arrived.append(message)
-            self._changed.set()
-
-    async def read(self) -> bytes:
-        """The next message."""
-        while not self._arrived:
-            if self.is_broken:
-                raise _unavailable()
-            if self._is_ended:
-                return grpc.aio.EOF  # type: ignore[no-any-return]
-            await self._wait()
-        self._on_way -= 1
-        self._changed.set()
-        return self._arrived.popleft()
-
-    def end(self) -> None:
-        """Nothing follows what is on its way."""
-        self._loop.call_at(max(self._due_s + 1e-6, self._loop.time()), self._end)
-
-    def _end(self) -> None:
-        self._is_ended = True
-        self._changed.set()
-
-    def cut(self) -> None:
-        """Lose what is on its way, and let nothing more pass."""
-        self.is_broken = True
-        self._changed.set()
-
-    async def _wait(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
-
-def _unavailable() -> grpc.aio.AioRpcError:
-    empty = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, empty, empty, details="cut")
-
-
-class _Stream:
-    """One session's stream, as the caller's `grpc.aio` call and channel."""
-
-    def __init__(self, fleet: Fleet, replica: SimulatedReplica | None) -> None:
-        self._fleet = fleet
-        self._replica = replica
-        self._up, self._down = _Pipe(fleet.delay), _Pipe(fleet.delay)
-        self._handler: asyncio.Task[None] | None = None
-        if replica is None:
-            self._up.cut()
-            self._down.cut()
-        else:
-            fleet.streams.add(self)
-            self._handler = asyncio.get_running_loop().create_task(replica.serve(self))
-            self._handler.add_done_callback(lambda _: self._down.end())
-        # What `context` and `call` of gRPC do.
-        self.server = SimpleNamespace(read=self._up.read, write=self._down.write)
-        self.write, self.read = self._up.write, self._down.read
-
-    async def code(self) -> grpc.StatusCode:
-        """Only asked at the end of a stream that was not cut; there is none."""
-        return grpc.StatusCode.OK
-
-    def cancel(self) -> None:
-        """The caller is done with it."""
-        self.cut()
-
-    def cut(self) -> None:
-        """Both sides lose it, the replica a little later."""
-        self._fleet.streams.discard(self)
-        self._up.cut()
-        self._down.cut()
-        if self._handler is not None:
-            asyncio.get_running_loop().call_later(self._fleet.delay(), self._handler.cancel)
+__all__ = ["Adapter", "Fleet", "SimulatedReplica"]
 
 
 class SimulatedReplica:
-    """What the dispatcher needs of Serve's replica, and two handlers. Is a `ReplicaAccess`.
+    """What the dispatcher needs of Serve's replica, and two handlers. Is a `ReplicaAdapter`.
 
     Attributes:
         started, ended: How often each call's handler did, by name.
@@ -154,10 +50,10 @@ class SimulatedReplica:
         self.ended: Counter[str] = Counter()
         self._is_draining = False
         self._epochs = 0
-        self._sessions: dict[SessionStream, _Stream] = {}
+        self._sessions: dict[ReplicaPump, LoopbackLink] = {}
         self._tell: Callable[[], None] = lambda: None
-        as_access: Any = self
-        self.dispatcher = ReplicaDispatcher(as_access, Settings())
+        as_adapter: Any = self
+        self.dispatcher = ReplicaDispatcher(as_adapter, Settings())
 
     @property
     def facts(self) -> ReplicaFacts:
@@ -169,12 +65,12 @@ class SimulatedReplica:
     def look_quick(self) -> None:
         """As after many short requests."""
         for _ in range(1000):
-            self.dispatcher._standby.on_duration(0.01)
+            self.dispatcher.admission.standby.on_duration(0.01)
 
     # ------------------------------------------------------------ the life of a replica
 
-    async def serve(self, stream: _Stream) -> None:
-        """As `ReplicaServer._session`."""
+    async def serve(self, link: LoopbackLink) -> None:
+        """As `SessionHost.serve`."""
         self._epochs += 1
         session = ReplicaSession(
             replica_id=self.replica_id,
@@ -184,16 +80,13 @@ class SimulatedReplica:
             max_ongoing_requests=self.max_ongoing_requests,
             max_message_bytes=10_000,
         )
+        io = ReplicaPump(session, link, self.dispatcher)
         if self._is_draining:
-            session.refuse(Refusal.DRAINING, "shutting down")
-            await stream.server.write(session.outbox.take())
+            await io.refuse(Refusal.DRAINING, "shutting down")
             return
-        io = SessionStream(session, stream.server, self.dispatcher)
-        self._sessions[io] = stream
+        self._sessions[io] = link
         try:
             await io.run()
-        except grpc.aio.AioRpcError:
-            pass  # gRPC's server cancels the handler instead
         finally:
             del self._sessions[io]
 
@@ -206,10 +99,10 @@ class SimulatedReplica:
 
     def die(self) -> None:
         """As SIGKILL: what runs is gone, and nobody is told but by the broken streams."""
-        for stream in tuple(self._sessions.values()):
-            stream.cut()
+        for link in tuple(self._sessions.values()):
+            link.cut()
 
-    # ------------------------------------------------------------ a ReplicaAccess
+    # ------------------------------------------------------------ a ReplicaAdapter
 
     def ongoing(self) -> int:
         return self.running
@@ -259,29 +152,35 @@ class Fleet:
 
     Attributes:
         replicas: By address; one that is taken out is a machine that is gone.
-        streams: Those that are open.
+        links: The callers' ends of those that are open.
         delay: How long a message is on its way, in seconds.
     """
 
     def __init__(self, rng: random.Random, longest_delay_s: float) -> None:
         self.replicas: dict[str, SimulatedReplica] = {}
-        self.streams: set[_Stream] = set()
+        self.links: set[LoopbackLink] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self.delay: Callable[[], float] = lambda: rng.uniform(0, longest_delay_s)
 
-    def open_channel(self, address: str, _: Settings) -> Any:
-        """In the place of the transport's."""
-
-        async def close() -> None:
-            """A channel of queues has nothing to close."""
-
+    async def dial(self, address: str, _: Settings) -> Link:
+        """In the place of gRPC's."""
         replica = self.replicas.get(address)
-        return SimpleNamespace(
-            stream_stream=lambda *_, **__: lambda: _Stream(self, replica), close=close
-        )
+        if replica is None:
+            raise LinkLost("UNAVAILABLE: nobody is there")
+        near, far = pair(delay=self.delay)
+        self.links.add(near)
+        serving = asyncio.get_running_loop().create_task(replica.serve(far))
+        self._serving.add(serving)
+        serving.add_done_callback(lambda done: self._on_served(done, near))
+        return near
+
+    def _on_served(self, serving: asyncio.Task[None], near: LoopbackLink) -> None:
+        self._serving.discard(serving)
+        self.links.discard(near)
 
 
-class Access:
-    """The control plane and Serve's accounting. Is a `RouterAccess`."""
+class Adapter:
+    """The control plane and Serve's accounting. Is a `RouterAdapter`."""
 
     deployment_name, app_name, actor_id, node_id, zone = "deployment", "app", "", "", ""
     is_configured, has_custom_request_router = True, False
@@ -323,7 +222,7 @@ class Access:
     def on_call(self, route: str, app_name: str) -> None:
         """Not counted here."""
 
-    def on_routed(self, route: str) -> None:
+    def on_refused(self, route: str) -> None:
         """Not counted here."""
 
     def on_sent(self, replica_id: str) -> None:

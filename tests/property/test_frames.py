@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, ReplicaBatch
-from serve_grpc.payload import joined
+from serve_grpc.payload import Payload, Segments, joined
 from serve_grpc.protocol import wire
+from serve_grpc.protocol.assembler import Assembler
 from serve_grpc.protocol.outbox import Outbox
-from serve_grpc.protocol.wire import Assembler, WireError, decode_batch
+from serve_grpc.protocol.places import Place
+from serve_grpc.protocol.wire import WireError, decode_batch
+from tests.fakes.memory import TableMemory
 from tests.property.batches import caller_batches, damaged, replica_batches
 
 pytestmark = pytest.mark.usefixtures("tiny_messages")
@@ -40,22 +43,23 @@ def body(number: int, size: int) -> bytes:
 class Link:
     """An outbox and, behind its messages, an assembler."""
 
-    def __init__(self, kind: type[Any], owners: str) -> None:
+    def __init__(self, kind: type[Any], owners: str, memory: TableMemory | None = None) -> None:
         self.outbox: Outbox[Any] = Outbox(kind)
+        self.outbox.memory = self.memory = memory
         self.assembler = Assembler(10**6, 10**6)
         self.received: Frames = defaultdict(list)
         self._kind = kind
         self._owners = owners
 
-    def send(self, call_id: int, payload: bytes) -> None:
+    def send(self, call_id: int, payload: Payload) -> None:
         """As the session machines do it."""
         outbox = self.outbox
         if len(payload) > wire.INLINE_BYTES:
             outbox.send_large(call_id, payload, self._adder(call_id, b""))
         elif outbox.has_large(call_id):
-            outbox.send_after_large(call_id, self._adder(call_id, payload))
+            outbox.send_after_large(call_id, self._adder(call_id, joined(payload)))
         else:
-            self._adder(call_id, payload)()
+            self._adder(call_id, joined(payload))()
 
     def _adder(self, call_id: int, payload: bytes) -> Callable[[], None]:
         def add() -> None:
@@ -70,8 +74,8 @@ class Link:
         message = self.outbox.take()
         assert is_empty is (message == b"")
         assert len(message) < wire.BATCH_BYTES + wire.FRAGMENT_BYTES + 400
-        batch, fragments = decode_batch(self._kind, message)
-        for call_id, data in fragments:
+        batch, fragments = decode_batch(self._kind, message, self.memory)
+        for call_id, data, _ in fragments:
             self.assembler.add(call_id, data)
         for frame in getattr(batch, self._owners):
             payload = joined(self.assembler.take(frame.id, frame.payload))
@@ -95,6 +99,34 @@ def test_payloads_of_an_id_arrive_whole_and_in_order(
     while link.outbox:
         link.carry()
     assert link.received == sent
+    assert (link.outbox.queued_bytes, link.assembler.total_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize(("kind", "owners"), [(CallerBatch, "requests"), (ReplicaBatch, "replies")])
+@settings(max_examples=400)
+@given(script=SCRIPTS, data=st.data())
+def test_what_lies_in_shared_memory_arrives_in_its_place(
+    kind: type[Any], owners: str, script: Script, data: st.DataObject
+) -> None:
+    memory = TableMemory()
+    link = Link(kind, owners, memory)
+    sent: Frames = defaultdict(list)
+    shared = 0
+    for number, (call_id, size, messages) in enumerate(script):
+        for _ in range(messages):
+            link.carry()
+        payload = body(number, size)
+        sent[call_id].append(payload)
+        cut = data.draw(st.integers(0, size))
+        is_shared = data.draw(st.booleans())
+        # As a serializer writes it: the bytes of the stream, and a buffer by itself.
+        tail = memoryview(bytearray(payload[cut:])) if is_shared else payload[cut:]
+        shared += is_shared and cut < size and size > wire.INLINE_BYTES
+        link.send(call_id, Segments([part for part in (payload[:cut], tail) if part]))
+    while link.outbox:
+        link.carry()
+    assert link.received == sent
+    assert len(memory.lent) == shared
     assert (link.outbox.queued_bytes, link.assembler.total_bytes) == (0, 0)
 
 
@@ -125,12 +157,19 @@ both_sides = pytest.mark.parametrize(
 both_ways = pytest.mark.parametrize("threshold", [0, 10**9], ids=["by hand", "generated"])
 
 
+class NamingMemory(TableMemory):
+    """Has anything anywhere: the name of the place."""
+
+    def borrow(self, place: Place) -> memoryview:
+        return memoryview(repr(tuple(place)).encode())
+
+
 def decoded(kind: type[Any], message: bytes, threshold: int) -> tuple[Any, list[Any]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire, "HAND_DECODE_BYTES", threshold)
-        batch, fragments = decode_batch(kind, message)
+        batch, fragments = decode_batch(kind, message, NamingMemory())
     batch.ClearField("fragments")
-    return batch, [(call_id, bytes(data)) for call_id, data in fragments]
+    return batch, [(call_id, bytes(data)) for call_id, data, _ in fragments]
 
 
 @both_sides
@@ -141,7 +180,10 @@ def test_any_batch_is_decoded_as_the_generated_class_does(
 ) -> None:
     batch = data.draw(batches)
     rest, fragments = decoded(kind, batch.SerializeToString(), threshold)
-    assert fragments == [(fragment.id, fragment.data) for fragment in batch.fragments]
+    assert fragments == [
+        (f.id, repr((f.segment, f.offset, f.size)).encode() if f.segment else f.data)
+        for f in batch.fragments
+    ]
     batch.ClearField("fragments")
     assert rest == batch
 
@@ -159,7 +201,8 @@ def test_damage_gives_a_value_or_a_wire_error(
     except WireError:
         return
     assert isinstance(batch, kind)
-    assert sum(len(part) for _, part in fragments) <= len(received)
+    in_the_message = [part for _, part in fragments if not part.startswith(b"(")]
+    assert sum(map(len, in_the_message)) <= len(received)
 
 
 @both_sides

@@ -24,14 +24,15 @@ from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.caller import pool as pool_module
 from serve_grpc.caller import router as router_module
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.delivery import Delivery
+from serve_grpc.caller.dialling import dialling_by
 from serve_grpc.caller.pool import ConnectionPool
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.errors import DeadlineExceededError, ReplicaDiedError, ServeGrpcError
 from serve_grpc.protocol.caller import Envelope, RequestFields
 from serve_grpc.serialization import get_serializer
-from serve_grpc.transport import client
-from tests.property.simulated_fleet import Access, Fleet, SimulatedReplica
+from tests.property.simulated_fleet import Adapter, Fleet, SimulatedReplica
 from tests.property.virtual_time import run
 from tests.ray.waiting import eventually_async
 from tests.unit.sessions import SECRET
@@ -79,7 +80,8 @@ class World:
         self.fleet = Fleet(rng, weather.delay_s)
         self.all_replicas: list[SimulatedReplica] = []
         self.calls: dict[str, Call] = {}
-        self.callers: list[tuple[Router, Access]] = []
+        self.idempotent: dict[str, bool] = {}
+        self.callers: list[tuple[Router, Adapter]] = []
         self.settled: Counter[str] = Counter()
         self.started_s = asyncio.get_running_loop().time()
 
@@ -101,8 +103,8 @@ class World:
     def tell(self) -> None:
         """The control plane's list reaches every caller."""
         facts = tuple(replica.facts for replica in self.listed)
-        for _, access in self.callers:
-            access.tell(ReplicaSet(facts))
+        for _, adapter in self.callers:
+            adapter.tell(ReplicaSet(facts))
 
     async def change(self) -> None:
         """One replica leaves, in one of two ways, or joins."""
@@ -117,9 +119,9 @@ class World:
 
     async def lose(self) -> None:
         """A connection breaks."""
-        streams = sorted(self.fleet.streams, key=id)
-        if streams:
-            self.rng.choice(streams).cut()
+        links = sorted(self.fleet.links, key=id)
+        if links:
+            self.rng.choice(links).cut()
 
     async def _now_and_then(self, what: Callable[[], Any], per_second: float) -> None:
         until_s = self.started_s + STORM_S
@@ -129,7 +131,7 @@ class World:
 
     # ------------------------------------------------------------ the callers
 
-    def new_call(self, router: Router, name: str) -> Call:
+    def new_delivery(self, router: Router, name: str) -> Delivery:
         """A call of any kind."""
         rng, weather = self.rng, self.weather
         is_stream = rng.random() < 0.3
@@ -141,26 +143,25 @@ class World:
         payload = PICKLE.dump_request(args, {})
         deadline_s = None
         if rng.random() < weather.timed:
-            deadline_s = router.loop.time() + rng.uniform(0.01, 2)
+            deadline_s = router.mailbox.loop.time() + rng.uniform(0.01, 2)
         call = Call(
             RequestFields(envelope, payload, name, credit_items=3, credit_bytes=200),
-            owner=router,
             mailbox=router.mailbox,
             response_loads=PICKLE.load_response,
-            deadline_s=deadline_s,
-            is_idempotent=rng.random() < weather.idempotent,
         )
         self.calls[name] = call
-        return call
+        is_idempotent = self.idempotent[name] = rng.random() < weather.idempotent
+        return router.new_delivery(call, deadline_s=deadline_s, is_idempotent=is_idempotent)
 
     async def make(self, router: Router, name: str) -> None:
         """One call from its beginning to its end, and what must be true of it."""
         await asyncio.sleep(self.rng.uniform(0, STORM_S * 2 / 3))
-        call = self.new_call(router, name)
+        delivery = self.new_delivery(router, name)
+        call = delivery.call
         cancel_s = self.rng.uniform(0, 0.6) if self.rng.random() < self.weather.cancelled else None
-        router.submit(call)
+        router.submit(delivery)
         if cancel_s is not None:
-            router.loop.call_later(cancel_s, call.cancel)
+            router.mailbox.loop.call_later(cancel_s, call.cancel)
         items = []
         if call.fields.envelope.stream:
             while await call.wait_item():
@@ -176,7 +177,7 @@ class World:
         """Compare what the caller saw with what the replicas did."""
         starts = sum(replica.started[name] for replica in self.all_replicas)
         ends = sum(replica.ended[name] for replica in self.all_replicas)
-        error = call.error
+        error = call.exception()
         if error is None:
             assert ends, f"{name} succeeded and never ran to its end"
             assert call.fields.envelope.stream or call.result() == name
@@ -185,7 +186,7 @@ class World:
             assert error.may_have_executed or not starts, f"{name} did start: {error!r}"
         else:
             assert isinstance(error, RequestCancelledError), error
-        assert call.is_idempotent or starts <= 1, f"{name} started {starts} times"
+        assert self.idempotent[name] or starts <= 1, f"{name} started {starts} times"
 
     # ------------------------------------------------------------ the whole
 
@@ -195,9 +196,9 @@ class World:
         for _ in range(weather.replicas):
             self.join()
         for _ in range(weather.callers):
-            access = Access()
-            as_access: Any = access
-            self.callers.append((Router(as_access, Settings()), access))
+            adapter = Adapter()
+            as_adapter: Any = adapter
+            self.callers.append((Router(as_adapter, Settings()), adapter))
         self.tell()
         storms = [
             asyncio.ensure_future(self._now_and_then(self.lose, weather.losses)),
@@ -222,13 +223,13 @@ class World:
         for replica in self.all_replicas:
             assert replica.running == 0
             assert replica.most_running <= self.weather.max_ongoing
-            assert not replica.dispatcher._sinks or all(
-                not sink.running for sink in replica.dispatcher._sinks.values()
+            assert not replica.dispatcher._replies or all(
+                not replies.running for replies in replica.dispatcher._replies.values()
             )
-        for router, access in self.callers:
-            assert router.tally.waiting == access.queued == 0
-            assert set(access.on_replicas.values()) <= {0}
-            assert not any(call for call in router._row if not call.done)
+        for router, adapter in self.callers:
+            assert router.tally.waiting == adapter.queued == 0
+            assert set(adapter.on_replicas.values()) <= {0}
+            assert all(delivery.done for delivery in router.line._waiting)
             assert router.tally.replicas is not None
             assert all(peer.in_flight == 0 for peer in router.tally.replicas.peers)
         repeats = sum(
@@ -244,7 +245,7 @@ def _no_grpc_no_ray() -> Iterator[None]:
     no_reporter = SimpleNamespace(add=lambda _: None, remove=lambda _: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(router_module, "pool_of", lambda: ConnectionPool(Settings()))
-        patch.setattr(router_module, "reporter_of", lambda *_: no_reporter)
+        patch.setattr(router_module, "caller_metrics_of", lambda *_: no_reporter)
         patch.setattr(pool_module, "cluster_secrets", lambda: (SECRET,))
         patch.setattr(logging.getLogger(LOGGER_NAME), "disabled", True)
         yield
@@ -255,8 +256,7 @@ def live(weather: Weather, seed: int) -> World:
 
     async def main(rng: random.Random) -> World:
         world = World(weather, rng)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client, "open_channel", world.fleet.open_channel)
+        with dialling_by(world.fleet.dial):
             await world.live()
         return world
 
@@ -292,7 +292,7 @@ def test_calls_end_in_all_ways() -> None:
     ends: Counter[str] = Counter()
     for seed in range(4):
         world = live(Weather(), seed)
-        ends.update(type(call.error).__name__ for call in world.calls.values())
+        ends.update(type(call.exception()).__name__ for call in world.calls.values())
     assert set(ends) == {
         "NoneType",
         "ReplicaDiedError",
@@ -308,24 +308,24 @@ def test_calls_that_wait_are_told_when_serve_goes_and_no_news_come(waited_s: flo
     async def main(rng: random.Random) -> None:
         world = World(Weather(replicas=1, max_ongoing=1, timed=0, work_s=1000), rng)
         world.join()
-        access: Any = Access()
-        router = Router(access, Settings())
-        world.callers.append((router, access))
+        adapter: Any = Adapter()
+        router = Router(adapter, Settings())
+        world.callers.append((router, adapter))
         world.tell()
-        calls = [world.new_call(router, f"{i}") for i in range(5)]
+        deliveries = [world.new_delivery(router, f"{i}") for i in range(5)]
+        calls = [delivery.call for delivery in deliveries]
         (replica,) = world.listed
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(client, "open_channel", world.fleet.open_channel)
-            for call in calls:
-                router.mailbox.run(router.submit, call)
+        with dialling_by(world.fleet.dial):
+            for delivery in deliveries:
+                router.mailbox.run(router.submit, delivery)
             await eventually_async(lambda: replica.running)
             await asyncio.sleep(waited_s)
-            access.is_serve_gone = True
+            adapter.is_serve_gone = True
             world.fleet.replicas.clear()
             replica.die()
             await eventually_async(lambda: all(call.done for call in calls))
-        assert all(isinstance(call.error, ServeGrpcError) for call in calls)
-        assert (router.tally.waiting, access.queued) == (0, 0)
+        assert all(isinstance(call.exception(), ServeGrpcError) for call in calls)
+        assert (router.tally.waiting, adapter.queued) == (0, 0)
 
     run(main, 1)
 

@@ -1,29 +1,26 @@
-"""Applications that many files use. Every test below this directory has the marker `ray`."""
+"""Applications that many files use."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import serve_grpc
 from tests.ray.apps.bench import bench_app
-
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.ray)
+from tests.ray.carriers import CARRIERS, carriers_of
 
 
 @pytest.fixture(scope="session")
-def bench(serve_instance: None) -> serve_grpc.DeploymentHandle[Any]:
+def bench(bench_over_lane: serve_grpc.DeploymentHandle[Any]) -> serve_grpc.DeploymentHandle[Any]:
     """By-value handle to the outer workbench (`tests/ray/apps/bench.py`), one replica."""
+    return bench_over_lane
+
+
+@pytest.fixture(scope="session")
+def bench_over_lane(serve_instance: None) -> serve_grpc.DeploymentHandle[Any]:
+    """It, under a name that no file replaces."""
     return serve_grpc.run(bench_app(), name="bench", route_prefix=None).options(_by_reference=False)
 
 
@@ -33,25 +30,39 @@ def inner(bench: serve_grpc.DeploymentHandle[Any]) -> serve_grpc.DeploymentHandl
     return serve_grpc.get_deployment_handle("Inner", "bench").options(_by_reference=False)
 
 
+@pytest.fixture(scope="session")
+def bench_over_grpc(serve_instance: None) -> serve_grpc.DeploymentHandle[Any]:
+    """The same as `bench`, without the local lane."""
+    app = bench_app("grpc")
+    return serve_grpc.run(app, name="bench-grpc", route_prefix=None).options(_by_reference=False)
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    """Each carrier in turn, for tests of what a carrier may change."""
+    return str(request.param)
+
+
+@pytest.fixture
+def bench_over(request: pytest.FixtureRequest, carrier: str) -> serve_grpc.DeploymentHandle[Any]:
+    """`bench` over that carrier."""
+    name = "bench_over_lane" if carrier == "local" else "bench_over_grpc"
+    handle: serve_grpc.DeploymentHandle[Any] = request.getfixturevalue(name)
+    handle.remote().result(timeout_s=30)
+    assert carriers_of(handle) == [carrier]
+    return handle
+
+
+@pytest.fixture
+def inner_over(
+    bench_over: serve_grpc.DeploymentHandle[Any],
+) -> serve_grpc.DeploymentHandle[Any]:
+    """`inner` over it."""
+    inner = serve_grpc.get_deployment_handle("Inner", bench_over.app_name)
+    return inner.options(_by_reference=False)
+
+
 @pytest.fixture
 def key() -> str:
     """A name that no other test uses."""
     return uuid.uuid4().hex
-
-
-@pytest.fixture(scope="module")
-def deploy(serve_instance: None) -> Iterator[Callable[..., serve_grpc.DeploymentHandle[Any]]]:
-    """Runs applications that go away with the module; gives by-value handles."""
-    from ray import serve
-
-    handles: dict[str, serve_grpc.DeploymentHandle[Any]] = {}
-
-    def deploy(app: Any, name: str, **options: Any) -> serve_grpc.DeploymentHandle[Any]:
-        handle = serve_grpc.run(app, name=name, **{"route_prefix": None, **options})
-        handles[name] = handle.options(_by_reference=False)
-        return handles[name]
-
-    yield deploy
-    for name, handle in handles.items():
-        handle.shutdown()
-        serve.delete(name, _blocking=False)

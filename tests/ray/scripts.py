@@ -1,6 +1,8 @@
-"""Runs a script of `driver_scripts` in a process and on a Ray of its own.
+"""Runs a script of `driver_scripts` in a process of its own.
 
-For variables that the driver itself reads when it imports Ray Serve.
+For variables that the driver itself reads when it imports Ray Serve. Where the nodes and Serve's
+controller must read them too, the script starts a Ray (`own_ray`); else it joins the one of the
+tests (`joined_ray`, with the variables of `on_shared_ray`).
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["own_ray", "run_script"]
+__all__ = ["joined_ray", "on_shared_ray", "own_ray", "run_script"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_script(
-    name: str, *args: str, env: dict[str, str], timeout_s: float = 90.0, stderr: bool = False
+    name: str, *args: str, env: dict[str, str], timeout_s: float = 180.0, stderr: bool = False
 ) -> str:
     """Run it; returns what it wrote to stdout or stderr. Its failed assertions fail the test."""
     done = subprocess.run(
@@ -41,8 +43,7 @@ def own_ray(**http_options: Any) -> Iterator[int]:
     import ray
     from ray import serve
 
-    from tests.conftest import free_port
-    from tests.ray.instance import start_ray
+    from tests.ray.instance import free_port, start_ray
 
     start_ray(num_cpus=4)
     try:
@@ -51,4 +52,23 @@ def own_ray(**http_options: Any) -> Iterator[int]:
         yield port
     finally:
         # Without `serve.shutdown()`, which under the throughput flags drains for 30 seconds.
+        ray.shutdown()
+
+
+def on_shared_ray() -> dict[str, str]:
+    """For the process that has the shared Ray: variables with which a script joins it."""
+    import ray
+
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+
+
+@contextlib.contextmanager
+def joined_ray() -> Iterator[None]:
+    """The Ray that `on_shared_ray` names, with the Serve that runs there."""
+    import ray
+
+    ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, configure_logging=False)
+    try:
+        yield
+    finally:
         ray.shutdown()

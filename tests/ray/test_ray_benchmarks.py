@@ -1,4 +1,4 @@
-"""Ray's own benchmark programs over serve_grpc: `bench/ray_programs.py`, tiny sizes."""
+"""Ray's own benchmark programs over serve_grpc: `bench/ray_programs`, tiny sizes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 from ray import serve
 
 import serve_grpc
-from bench.contenders import BY_REFERENCE, OURS
-from bench.ray_cases import LATENCY, STREAMING, THROUGHPUT
-from bench.ray_programs import app_of, run_program
+from bench.plan.contenders import BY_REFERENCE, OURS
+from bench.plan.ray_programs import LATENCY, STREAMING, THROUGHPUT
+from bench.ray_programs.programs import app_of, run_program
+
+pytestmark = pytest.mark.full  # they test the benchmark, not the package
 
 APP = "ray-program"
 

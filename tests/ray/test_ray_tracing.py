@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.ray.compat.behaviours import BY_REFERENCE, OURS
-from tests.ray.scripts import run_script
 
 
 @pytest.fixture(scope="module")
-def found() -> Any:
+def found(run_script: Callable[..., str]) -> Any:
     """By transport and caller, what the handler found."""
     return json.loads(run_script("ray_traced", env={}))
 

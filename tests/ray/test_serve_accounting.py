@@ -72,12 +72,12 @@ def access_line(counted, replica, by_reference, method, *args, stream=False):
     ids=["call", "method", "error", "stream", "thread_stream"],
 )
 def test_access_log_has_the_line_that_serve_writes(counted, replica, method, args, stream):
-    ours, native = (
+    ours, serves = (
         access_line(counted, replica, by_reference, method, *args, stream=stream)
         for by_reference in BOTH
     )
     assert len(ours) == 1
-    assert ours == native
+    assert ours == serves
 
 
 def test_access_log_has_one_line_for_each_of_many_calls(counted, replica):
@@ -93,7 +93,7 @@ def test_access_log_has_one_line_for_each_of_many_calls(counted, replica):
 
 
 def test_request_context_is_that_of_serve(counted):
-    ours, native = (
+    ours, serves = (
         counted.options(
             _by_reference=by_reference, multiplexed_model_id="model", session_id="session"
         )
@@ -101,8 +101,8 @@ def test_request_context_is_that_of_serve(counted):
         .result(timeout_s=20)
         for by_reference in BOTH
     )
-    assert ours.pop("request_id") != native.pop("request_id")
-    assert ours == native
+    assert ours.pop("request_id") != serves.pop("request_id")
+    assert ours == serves
     assert (ours["model_id"], ours["session_id"]) == ("model", "session")
     assert (ours["app_name"], ours["is_http"]) == ("counted", False)
 

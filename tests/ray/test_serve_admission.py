@@ -53,10 +53,10 @@ def test_by_value_calls_never_exceed_max_ongoing_requests(narrow, board):
 
 
 def test_both_transports_share_max_ongoing_requests(narrow, board):
-    native = narrow.options(_by_reference=True)
+    serves = narrow.options(_by_reference=True)
     responses = [
         handle.remote(board.path, f"{i}")
-        for i, handle in zip(range(16), itertools.cycle([narrow, native]), strict=False)
+        for i, handle in zip(range(16), itertools.cycle([narrow, serves]), strict=False)
     ]
     eventually(lambda: board.count("start") == 3)
     board.release()
@@ -183,8 +183,8 @@ def crowds(deploy):
 def test_a_crowd_never_exceeds_max_ongoing_requests(crowds, method):
     calls = 2000
     answers = [crowd.remote(method, calls, 100) for crowd in crowds[:2]]
-    native = crowds[2].options(method_name=method, _by_reference=True)
-    by_reference = [native.remote(number) for number in range(20)]
+    serves = crowds[2].options(method_name=method, _by_reference=True)
+    by_reference = [serves.remote(number) for number in range(20)]
     for answer in answers:
         results = answer.result(timeout_s=60)
         assert sorted(results) == list(range(calls))

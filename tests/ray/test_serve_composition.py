@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
 
 from serve_grpc.errors import DeadlineExceededError
+from serve_grpc.threads import THREAD_NAME
 
 BOTH = (True, False)
+
+
+@pytest.fixture
+def bench(bench_over):
+    """Over each carrier."""
+    return bench_over
+
+
+@pytest.fixture
+def inner(inner_over):
+    """Over the same."""
+    return inner_over
+
+
+class Telling:
+    """Arrives as the name of the thread that pickled it."""
+
+    def __reduce__(self):
+        return str, (threading.current_thread().name,)
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.product(BOTH, BOTH)))
@@ -28,6 +49,12 @@ def test_response_is_an_argument_in_async_code(bench, inner, first, second):
         return await inner.options(_by_reference=second).remote(response)
 
     assert asyncio.run(main()) == "from the first"
+
+
+def test_the_loop_of_sessions_does_not_pickle_what_waits_for_a_response(bench, inner):
+    (value, pickled_by), _ = inner.arguments.remote(bench.remote(1), Telling()).result(timeout_s=20)
+    assert value == 1
+    assert pickled_by.startswith(THREAD_NAME)
 
 
 @pytest.mark.parametrize("first", BOTH)

@@ -7,11 +7,10 @@ without serve_grpc and with it, on a Ray of its own.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-
-from tests.ray.scripts import run_script
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -20,7 +19,7 @@ OUR_FILTER = "_before_other_records"
 
 
 @pytest.fixture(scope="module")
-def seen() -> Any:
+def seen(run_script: Callable[..., str]) -> Any:
     """What the script saw."""
     return json.loads(run_script("configuration", env={}, timeout_s=250).splitlines()[-1])
 

@@ -11,11 +11,24 @@ import pytest
 from ray.serve.exceptions import RequestCancelledError
 
 import serve_grpc
+from serve_grpc.caller.dialling import dialling_by
+from serve_grpc.carriers.grpc.dial import dial as dial_grpc
 from serve_grpc.config import settings
 from serve_grpc.errors import DeadlineExceededError
-from serve_grpc.transport import client
 from tests.ray.apps.bench import Workbench
 from tests.ray.waiting import eventually
+
+
+@pytest.fixture
+def bench(bench_over):
+    """Over each carrier."""
+    return bench_over
+
+
+@pytest.fixture
+def inner(inner_over):
+    """Over the same."""
+    return inner_over
 
 
 def note(handle, key):
@@ -72,27 +85,26 @@ def test_deadline_of_the_outer_call_ends_the_nested_one(bench, inner, key):
     eventually(lambda: note(inner, key) == "cancelled")
 
 
-def test_a_deadline_that_passes_because_no_port_can_be_reached_says_so(deploy, monkeypatch, caplog):
-    open_channel = client.open_channel
-    monkeypatch.setattr(
-        client, "open_channel", lambda _, settings: open_channel("127.0.0.1:1", settings)
-    )
+def test_a_deadline_that_passes_because_no_port_can_be_reached_says_so(deploy, caplog):
+    async def dial_nobody(_, settings):
+        return await dial_grpc("127.0.0.1:1", settings)
+
     app = serve_grpc.deployment(
         num_replicas=4,
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": 0.01},
     )(Workbench)
-    handle = deploy(app.bind(), "unreachable")
-    with pytest.raises(DeadlineExceededError, match="no replica could be reached") as raised:
-        handle.options(timeout_s=4).remote(1).result(timeout_s=30)
-    told = str(raised.value)
-    replicas = serve_grpc.handle_statistics(handle).replicas
-    assert sum(f"{r.replica_id} at {r.address}: UNAVAILABLE" in told for r in replicas) == 3
-    assert told.endswith(", and 1 more")
-    assert not raised.value.may_have_executed
-    assert "cannot reach replica" in caplog.text
-    response = handle.remote(1)
-    monkeypatch.setattr(client, "open_channel", open_channel)
+    with dialling_by(dial_nobody):
+        handle = deploy(app.bind(), "unreachable")
+        with pytest.raises(DeadlineExceededError, match="no replica could be reached") as raised:
+            handle.options(timeout_s=4).remote(1).result(timeout_s=30)
+        told = str(raised.value)
+        replicas = serve_grpc.handle_statistics(handle).replicas
+        assert sum(f"{r.replica_id} at {r.address}: UNAVAILABLE" in told for r in replicas) == 3
+        assert told.endswith(", and 1 more")
+        assert not raised.value.may_have_executed
+        assert "cannot reach replica" in caplog.text
+        response = handle.remote(1)
     assert response.result(timeout_s=30) == 1  # one without a deadline had patience
 
 
@@ -191,6 +203,14 @@ def test_abandoned_generator_stops_its_producer(bench, key, method):
     del stream
     gc.collect()
     eventually(lambda: note(bench, key) in ("cancelled", "closed"))
+
+
+def test_a_call_whose_response_is_let_go_runs_to_its_end(bench, key):
+    bench.hold.remote(key)
+    eventually(lambda: note(bench, key) == "running")
+    gc.collect()
+    bench.release.remote(key).result(timeout_s=20)
+    eventually(lambda: note(bench, key) == "finished")
 
 
 def test_leaving_an_async_for_early_stops_the_producer(bench, key):

@@ -62,5 +62,5 @@ def test_a_handle_lives_as_long_as_serves(running):
 
 
 def test_wrapping_gives_a_new_handle_each_time(running):
-    native = serve.get_app_handle("kept")
-    assert serve_grpc.wrap(native) is not serve_grpc.wrap(native)
+    serves = serve.get_app_handle("kept")
+    assert serve_grpc.wrap(serves) is not serve_grpc.wrap(serves)

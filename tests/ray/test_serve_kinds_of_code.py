@@ -182,16 +182,17 @@ def test_enable_leaves_the_given_application_alone():
 def test_handles_of_a_running_app(enabled):
     app = serve_grpc.get_app_handle("diamond").options(_by_reference=False)
     one = serve_grpc.get_deployment_handle("Bottom", "diamond").options(_by_reference=False)
-    native = serve_grpc.wrap(serve.get_app_handle("diamond")).options(_by_reference=False)
-    assert isinstance(native, serve_grpc.DeploymentHandle)
-    responses = [app.remote(1), one.remote(1), native.remote(1)]
+    wrapped = serve_grpc.wrap(serve.get_app_handle("diamond")).options(_by_reference=False)
+    assert isinstance(wrapped, serve_grpc.DeploymentHandle)
+    responses = [app.remote(1), one.remote(1), wrapped.remote(1)]
     assert [r.result(timeout_s=20) for r in responses] == [22, 2, 22]
     assert not any(r.by_reference for r in responses)
-    assert serve_grpc.wrap(native) is native
+    assert serve_grpc.wrap(wrapped) is wrapped
     with pytest.raises(TypeError, match="DeploymentHandle"):
         serve_grpc.wrap("no handle")
 
 
+@pytest.mark.timeout(200)
 def test_config_file_deploys_an_enabled_app(serve_instance):
     config = ServeDeploySchema.model_validate(
         {
@@ -214,7 +215,7 @@ def test_config_file_deploys_an_enabled_app(serve_instance):
         return app is not None and app.status == "RUNNING"
 
     try:
-        eventually(is_running, timeout_s=60)
+        eventually(is_running, timeout_s=150)
         handle = serve_grpc.get_app_handle("from-config").options(_by_reference=False)
         response = handle.remote(2)
         assert not response.by_reference

@@ -47,14 +47,14 @@ def last_line(error):
 @pytest.mark.parametrize("kind", STOPS)
 @pytest.mark.parametrize("method", UNARY)
 def test_a_stop_out_of_a_unary_method_is_a_runtime_error(odd, method, kind):
-    native, ours = (
+    serves, ours = (
         unary_error(odd.options(_by_reference=by_reference), method, kind)
         for by_reference in (True, False)
     )
     assert isinstance(ours, RuntimeError)
     assert isinstance(ours, RayTaskError)
     assert not isinstance(ours, (StopIteration, StopAsyncIteration))
-    assert last_line(ours) == last_line(native)
+    assert last_line(ours) == last_line(serves)
 
 
 @pytest.mark.parametrize("kind", [*STOPS, "GeneratorExit"])
@@ -86,13 +86,13 @@ def test_a_stop_that_a_nested_call_raised_is_a_runtime_error(caller, kind):
 @pytest.mark.parametrize("kind", ["Refused", "DeadlineExceededError", "MessageTooLargeError"])
 @pytest.mark.parametrize("method", UNARY)
 def test_an_error_of_our_tree_that_a_handler_raises_is_as_by_reference(odd, method, kind):
-    native, ours = (
+    serves, ours = (
         unary_error(odd.options(_by_reference=by_reference), method, kind)
         for by_reference in (True, False)
     )
-    assert type(ours).__mro__[1:] == type(native).__mro__[1:]
-    assert type(ours.cause) is type(native.cause)
-    assert str(ours.cause) == str(native.cause)
+    assert type(ours).__mro__[1:] == type(serves).__mro__[1:]
+    assert type(ours.cause) is type(serves.cause)
+    assert str(ours.cause) == str(serves.cause)
     for part in (f"in {method}", "in throw"):
         assert part in str(ours)
 

@@ -11,6 +11,7 @@ from ray.serve.exceptions import BackPressureError
 import serve_grpc
 from tests.ray.apps.gated import Board, Gated
 from tests.ray.apps.queued import Burst, answered, fresh
+from tests.ray.carriers import CARRIERS, options_over
 from tests.ray.waiting import eventually, eventually_async
 
 OPTIONS = {
@@ -28,13 +29,14 @@ def board(tmp_path):
     board.release()
 
 
-@pytest.fixture(scope="module")
-def limited(deploy):
-    """One replica; two calls run, three may wait."""
+@pytest.fixture(scope="module", params=CARRIERS)
+def limited(deploy, request):
+    """One replica; two calls run, three may wait. Over each carrier."""
+    options = options_over(request.param, OPTIONS)
     gated = serve_grpc.deployment(
-        **OPTIONS, max_ongoing_requests=RUNNING, max_queued_requests=WAITING
+        **options, max_ongoing_requests=RUNNING, max_queued_requests=WAITING
     )(Gated)
-    return deploy(gated.bind(), "limited")
+    return deploy(gated.bind(), f"limited-{request.param}")
 
 
 @pytest.fixture(scope="module")

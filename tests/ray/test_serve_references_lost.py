@@ -63,14 +63,14 @@ def connections(deployment, application):
         for thing in gc.get_objects()
         if type(thing) is Connection
         and (thing.peer.facts.deployment, thing.peer.facts.application) == facts
-        and thing._stream is not None
+        and thing._session is not None
     ]
 
 
 def cut(application):
     """Break the sessions of this process to the first deployment."""
     for connection in connections("First", application):
-        connection._loop.call_soon_threadsafe(connection._stream.cancel)
+        connection._mailbox.post(connection._session.cancel)
 
 
 # ------------------------------------------------------------ senders that leave

@@ -9,7 +9,7 @@ from ray import serve
 
 import serve_grpc
 from tests.ray.apps.plain import Plain
-from tests.ray.scripts import run_script
+from tests.ray.scripts import on_shared_ray
 
 CPU = {"num_cpus": 0.01}
 
@@ -81,8 +81,9 @@ def test_responses_are_of_serves_classes(bench):
         list(stream)
 
 
-def test_environment_makes_grpc_the_default_and_options_override_it():
-    run_script("use_grpc_by_default", env={"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"})
+def test_environment_makes_grpc_the_default_and_options_override_it(serve_instance, run_script):
+    env = {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1", **on_shared_ray()}
+    run_script("use_grpc_by_default", env=env)
 
 
 def test_plain_deployment_is_called_over_serves_transport_with_one_log_line(plain, serve_log):

@@ -57,11 +57,11 @@ def test_user_exception_is_the_same_by_reference_and_by_value(bench):
         with pytest.raises(Detailed) as raised:
             bench.options(_by_reference=by_reference).fail.remote("Detailed").result(timeout_s=20)
         caught.append(raised.value)
-    native, ours = caught
-    assert type(native).__name__ == type(ours).__name__
-    assert type(native).__mro__[1:] == type(ours).__mro__[1:]
-    assert (native.args, native.cause.args) == (ours.args, ours.cause.args) or (
-        native.cause.args == ours.cause.args
+    serves, ours = caught
+    assert type(serves).__name__ == type(ours).__name__
+    assert type(serves).__mro__[1:] == type(ours).__mro__[1:]
+    assert (serves.args, serves.cause.args) == (ours.args, ours.cause.args) or (
+        serves.cause.args == ours.cause.args
     )
 
 

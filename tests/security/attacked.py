@@ -44,7 +44,7 @@ class State:
     most_rss_mib: float
     files: int
     sessions: int
-    strangers: int
+    unproven: int
     handlers: int
     most_handlers: int
     calls: int
@@ -192,21 +192,21 @@ class _Users:
 
 
 async def _serve(pipe: Pipe, settings: Settings) -> None:
-    from bench.stand_ins import cancel_tasks, new_replica_access
+    from bench.stand_ins.serve import cancel_tasks, new_replica_adapter
     from serve_grpc._serve.replicas import UserMethod
     from serve_grpc.replica.dispatcher import ReplicaDispatcher
     from tests.behaviour.serving import serve
 
     users = _Users()
-    access = new_replica_access(users.echo, max_ongoing_requests=MAX_ONGOING_REQUESTS)
+    adapter = new_replica_adapter(users.echo, max_ongoing_requests=MAX_ONGOING_REQUESTS)
     for method, is_coroutine, in_thread in (
         (users.hold, True, False),
         (users.pour, False, False),
         (users.pour_in_thread, False, True),
     ):
         name = method.__name__
-        access._methods[name] = UserMethod(name, method, is_coroutine, in_thread)
-    server, port, _ = await serve(settings, dispatcher=ReplicaDispatcher(access, settings))
+        adapter._methods[name] = UserMethod(name, method, is_coroutine, in_thread)
+    server, port, _ = await serve(settings, dispatcher=ReplicaDispatcher(adapter, settings))
     process = psutil.Process()
     most_rss = 0.0
 
@@ -233,7 +233,7 @@ async def _serve(pipe: Pipe, settings: Settings) -> None:
             max(now, most_rss),
             process.num_fds(),
             server.sessions,
-            server._doorstep.strangers,
+            server.host.unproven.count,
             users.running,
             users.most,
             users.calls,

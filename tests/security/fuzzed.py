@@ -10,12 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, ReplicaBatch, Reply
-from serve_grpc.payload import joined
+from serve_grpc.payload import is_stored, joined
 from serve_grpc.protocol.caller import CallerSession, CallEventKind, HandshakeRefused
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.protocol.wire import MAX_UNFINISHED_PAYLOADS, WireError, decode_batch
-from tests.security.mutations import caller_message, damage, decisions, replica_message
+from tests.fakes.memory import TableMemory
+from tests.security.mutations import (
+    SEGMENT_BYTES,
+    SEGMENTS,
+    caller_message,
+    damage,
+    decisions,
+    replica_message,
+)
 from tests.unit.sessions import STREAM, UNARY, fields, new_caller, new_replica, shake_hands
 
 __all__ = ["TARGETS", "any_target", "check_caller", "check_replica", "feed", "pair"]
@@ -26,8 +34,15 @@ MOST_MESSAGES = 6
 
 
 def pair(*, is_open: bool = True) -> tuple[CallerSession[Any], ReplicaSession]:
-    """Both machines; open, and with a few calls on their way, or fresh."""
-    caller, replica = new_caller(max_message_bytes=LIMIT), new_replica(max_message_bytes=LIMIT)
+    """Both machines; open, and with a few calls on their way, or fresh. They share memory, and
+    payloads over the limit are taken from a store."""
+    limits: dict[str, Any] = {"max_message_bytes": LIMIT, "takes_stored": True}
+    caller, replica = new_caller(**limits), new_replica(**limits)
+    for machine in (caller, replica):
+        memory = TableMemory()
+        for _ in range(SEGMENTS):
+            memory.lend(memoryview(bytearray(SEGMENT_BYTES)))
+        machine.share(memory)
     if is_open:
         shake_hands(caller, replica)
         for number in range(CALLS):
@@ -60,7 +75,8 @@ def check_replica(replica: ReplicaSession, heard: Any) -> None:
     if heard is not None:
         for inbound in heard.requests:
             assert inbound.id in replica.ongoing_ids or inbound.id in heard.cancelled
-            assert len(inbound.payload) <= LIMIT
+            if not is_stored(inbound.payload):
+                assert len(inbound.payload) <= LIMIT
             replica.reply(inbound.id, Reply.RESULT, joined(inbound.payload))
         for _, items, bytes_ in heard.credits:
             assert items >= 0
@@ -91,7 +107,7 @@ def decode(data: bytes) -> None:
     except WireError:
         return
     assert isinstance(batch, kind)
-    assert sum(len(part) for _, part in fragments) <= len(message)
+    assert sum(len(part) for _, part, _ in fragments) <= len(message)
 
 
 def _messages(data: bytes, make: Callable[..., bytes]) -> list[bytes]:

@@ -15,7 +15,7 @@ from serve_grpc.caller.connection import Connection
 from serve_grpc.config import Settings
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.routing.peer import PeerState
-from tests.behaviour.serving import REPLICA_ID, SECRET, Owner, connect, new_call
+from tests.behaviour.serving import REPLICA_ID, SECRET, Chooser, connect, new_call, send
 from tests.ray.waiting import eventually_async
 from tests.security.http2 import SESSION
 from tests.unit.sessions import new_caller
@@ -80,25 +80,25 @@ async def member(port: int) -> AsyncIterator[Member]:
 
 @contextlib.asynccontextmanager
 async def legitimate(port: int, settings: Settings | None = None) -> AsyncIterator[Any]:
-    """A caller as handles use it: (connection, owner), ready."""
-    owner = Owner()
-    connection = connect(port, owner, settings)
+    """A caller as handles use it: (connection, chooser), ready."""
+    chooser = Chooser()
+    connection = connect(port, chooser, settings)
     connection.connect()
     try:
         await eventually_async(lambda: connection.peer.state is PeerState.READY)
-        yield connection, owner
+        yield connection, chooser
     finally:
         await connection.aclose()
 
 
-async def round_trips(connection: Connection, owner: Owner, count: int) -> list[float]:
+async def round_trips(connection: Connection, chooser: Chooser, count: int) -> list[float]:
     """Seconds of each of `count` calls, one after the other."""
     seconds = []
     for number in range(count):
         payload = b"%d" % number
-        call = new_call(owner, payload)
+        call = new_call(chooser, payload)
         begin = time.perf_counter()
-        connection.send(call, is_new=True)
+        send(connection, call, is_new=True)
         await call.wait_done()  # before Python 3.12 `wait_for` may swallow a cancel of this task
         seconds.append(time.perf_counter() - begin)
         assert call.result() == payload

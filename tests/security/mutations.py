@@ -18,12 +18,16 @@ from serve_grpc._generated.replica_pb2 import (
     ReplicaBatch,
     Reply,
     Request,
+    StoredPayload,
 )
 
-__all__ = ["caller_message", "damage", "replica_message"]
+__all__ = ["SEGMENTS", "SEGMENT_BYTES", "caller_message", "damage", "replica_message"]
 
 EXTREMES = (0, 1, 2, 2**31 - 1, 2**31, 2**32 - 1)
 WIDE = (*EXTREMES, 2**63, 2**64 - 1)
+SEGMENTS = 4
+"""Those of shared memory that there are, numbered from 1, each of `SEGMENT_BYTES`."""
+SEGMENT_BYTES = 64
 Choose = Callable[[int], int]
 """A number below the argument."""
 
@@ -31,6 +35,26 @@ Choose = Callable[[int], int]
 def _id(choose: Choose, ids: int) -> int:
     """One near the calls that there are, or an extreme."""
     return WIDE[choose(len(WIDE))] if choose(8) == 0 else choose(ids + 4)
+
+
+def _fragment(choose: Choose, ids: int) -> Fragment:
+    """With bytes or with a place in shared memory; now and then both, or a wrong place."""
+    fragment, kind = Fragment(id=_id(choose, ids)), choose(8)
+    if kind < 4:
+        fragment.data = b"f" * choose(70)
+    if kind > 2:
+        fragment.segment = 1 + choose(SEGMENTS)
+        fragment.offset = choose(SEGMENT_BYTES)
+        fragment.size = 1 + choose(SEGMENT_BYTES - fragment.offset)
+    if kind == 7:
+        wrong = ("segment", "offset", "size")[choose(3)]
+        setattr(fragment, wrong, EXTREMES[choose(len(EXTREMES))])
+    return fragment
+
+
+def _stored(choose: Choose) -> StoredPayload:
+    object_id, owner = b"o" * choose(30), b"a" * choose(30)
+    return StoredPayload(size=WIDE[choose(len(WIDE))], object_id=object_id, owner_address=owner)
 
 
 def caller_message(choose: Choose, ids: int) -> bytes:
@@ -41,17 +65,18 @@ def caller_message(choose: Choose, ids: int) -> bytes:
         if kind == 0:
             batch.templates.add(number=choose(5), method="m" * choose(20), stream=bool(choose(2)))
         elif kind in (1, 2):
-            batch.fragments.append(Fragment(id=_id(choose, ids), data=b"f" * choose(70)))
+            batch.fragments.append(_fragment(choose, ids))
         elif kind in (3, 4):
-            batch.requests.append(
-                Request(
-                    id=_id(choose, ids),
-                    template=choose(5),
-                    payload=b"p" * choose(40),
-                    credit_items=EXTREMES[choose(len(EXTREMES))],
-                    timeout_ms=EXTREMES[choose(len(EXTREMES))],
-                )
+            request = Request(
+                id=_id(choose, ids),
+                template=choose(5),
+                payload=b"p" * (choose(80) // 2 * choose(2)),
+                credit_items=EXTREMES[choose(len(EXTREMES))],
+                timeout_ms=EXTREMES[choose(len(EXTREMES))],
             )
+            if not request.payload:
+                request.stored.CopyFrom(_stored(choose))
+            batch.requests.append(request)
         elif kind == 5:
             big = EXTREMES[choose(len(EXTREMES))]
             batch.credits.append(Credit(id=_id(choose, ids), items=big, bytes=big))
@@ -68,11 +93,15 @@ def replica_message(choose: Choose, ids: int) -> bytes:
     for _ in range(choose(6)):
         kind = choose(9)
         if kind in (0, 1):
-            batch.fragments.append(Fragment(id=_id(choose, ids), data=b"f" * choose(70)))
+            batch.fragments.append(_fragment(choose, ids))
         elif kind in (2, 3, 4):
             reply = Reply(id=_id(choose, ids), kind=choose(5), payload=b"p" * choose(40))
             if choose(3) == 0:
                 reply.error.CopyFrom(Error(code=choose(12), message="e" * choose(30)))
+            if choose(4) == 0:
+                reply.stored.CopyFrom(_stored(choose))
+            if choose(3) == 0:
+                reply.lent = WIDE[choose(len(WIDE))]
             batch.replies.append(reply)
         elif kind == 5:
             batch.rejected.append(_id(choose, ids))

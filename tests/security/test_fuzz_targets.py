@@ -21,6 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_grpc._generated.replica_pb2 import ReplicaBatch
+from serve_grpc.payload import is_stored, pieces
+from serve_grpc.protocol.arrival import InboundRequest
 from serve_grpc.protocol.handshake import SessionState
 from tests.security.attacked import attacked
 from tests.security.fuzzed import (
@@ -70,6 +72,14 @@ def mutated(make: Any, rng: random.Random) -> bytes:
     return damage(chance(rng), message) if rng.random() < 0.5 else message
 
 
+def kind_of_payload(request: InboundRequest) -> str:
+    """Where the bytes of a request are."""
+    if is_stored(request.payload):
+        return "stored"
+    parts = pieces(request.payload)
+    return "memory" if any(isinstance(part, memoryview) for part in parts) else "stream"
+
+
 def flood(count: int, seed: int) -> Counter[str]:
     """`count` mutated messages to each machine; beside each a session of another peer works on."""
     outcomes: Counter[str] = Counter()
@@ -85,6 +95,7 @@ def flood(count: int, seed: int) -> Counter[str]:
             heard = feed(machine, mutated(make, rng))
             if name == "replica":
                 check_replica(machine, heard)
+                outcomes.update(map(kind_of_payload, heard.requests if heard else ()))
             else:
                 check_caller(machine, heard, ended)
             outcomes["refused" if heard is None else "taken"] += 1
@@ -103,6 +114,7 @@ def flood(count: int, seed: int) -> Counter[str]:
 def test_mutated_frames_break_neither_machine() -> None:
     outcomes = flood(SHORT // 2, seed=1)
     assert min(outcomes["taken"], outcomes["refused"]) > SHORT // 20
+    assert min(outcomes["stored"], outcomes["memory"], outcomes["stream"]) > 5
 
 
 @pytest.mark.long
@@ -110,7 +122,7 @@ def test_mutated_frames_break_neither_machine() -> None:
 def test_a_million_mutated_frames_break_neither_machine() -> None:
     outcomes = flood(LONG // 2, seed=2)
     print(dict(outcomes))
-    assert sum(outcomes.values()) == LONG
+    assert outcomes["taken"] + outcomes["refused"] == LONG
 
 
 async def _attack(hostile: Member, rng: random.Random) -> int:
@@ -133,8 +145,8 @@ async def _flood_a_server(count: int) -> int:
     rng = random.Random(3)
     sent = sessions = 0
     with attacked() as replica:
-        async with legitimate(replica.port) as (connection, owner):
-            working = asyncio.ensure_future(round_trips(connection, owner, 10**9))
+        async with legitimate(replica.port) as (connection, chooser):
+            working = asyncio.ensure_future(round_trips(connection, chooser, 10**9))
             while sent < count:
                 sessions += 1
                 async with member(replica.port) as hostile:
@@ -142,7 +154,7 @@ async def _flood_a_server(count: int) -> int:
                 assert not working.done(), working
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
-            assert len(await round_trips(connection, owner, 20)) == 20
+            assert len(await round_trips(connection, chooser, 20)) == 20
             for _ in range(200):
                 if (await replica.state()).handlers == 0:
                     return sessions

@@ -26,13 +26,13 @@ from tests.security.http2 import (
 from tests.security.member import Member, legitimate, member, round_trips
 
 SHORT = {
-    "transport.credentials.HANDSHAKE_TIMEOUT_MS": 1000,
-    "transport.credentials.MAX_IDLE_MS": 1500,
-    "transport.credentials.KEEPALIVE_MS": 1000,
-    "transport.credentials.PING_TIMEOUT_MS": 1000,
-    "transport.doorstep.HANDSHAKE_TIMEOUT_S": 1.5,
-    "transport.server.MAX_SILENCE_S": 2.0,
-    "transport.server.SILENT_HEARTBEATS": 0,
+    "carriers.grpc.credentials.HANDSHAKE_TIMEOUT_MS": 1000,
+    "carriers.grpc.credentials.MAX_IDLE_MS": 1500,
+    "carriers.grpc.credentials.KEEPALIVE_MS": 1000,
+    "carriers.grpc.credentials.PING_TIMEOUT_MS": 1000,
+    "entrance.unproven.HANDSHAKE_TIMEOUT_S": 1.5,
+    "carriers.host.MAX_SILENCE_S": 2.0,
+    "carriers.host.SILENT_HEARTBEATS": 0,
 }
 AT_ONCE_S = 8.0
 """All of the limits above, and a busy machine."""
@@ -99,7 +99,7 @@ def test_a_byte_now_and_then_before_a_call_ends_the_connection(
 
 @pytest.mark.parametrize("path", [SESSION, CALL], ids=["session", "call"])
 @pytest.mark.parametrize("place", ["frame", "message"])
-def test_a_byte_now_and_then_of_a_stranger_ends_its_call(
+def test_a_byte_now_and_then_of_an_unproven_peer_ends_its_call(
     replica: Attacked, path: str, place: str
 ) -> None:
     """Inside an HTTP/2 frame, or in one-byte frames with every ping answered."""
@@ -129,7 +129,7 @@ def test_a_byte_now_and_then_of_a_stranger_ends_its_call(
 async def _none_left(replica: Attacked) -> None:
     for _ in range(100):
         state = await replica.state()
-        if state.strangers == 0 and state.sessions == 0:
+        if state.unproven == 0 and state.sessions == 0:
             return
         await asyncio.sleep(0.05)
     raise AssertionError(state)
@@ -141,14 +141,14 @@ def test_a_member_that_says_nothing_is_closed_and_one_that_lives_is_not(
     async def main() -> None:
         settings = Settings(heartbeat_interval_s=0.2)
         async with (
-            legitimate(replica.port, settings) as (connection, owner),
+            legitimate(replica.port, settings) as (connection, chooser),
             member(replica.port) as silent,
         ):
             assert (await replica.state()).sessions == 2
             # A session without calls says something every fifth heartbeat, and needs no more.
             beats = asyncio.ensure_future(_beat(connection))
             await asyncio.wait_for(silent.read_to_end(), AT_ONCE_S)
-            assert len(await round_trips(connection, owner, 3)) == 3
+            assert len(await round_trips(connection, chooser, 3)) == 3
             beats.cancel()
             assert (await replica.state()).sessions == 1
 
@@ -163,10 +163,10 @@ async def _beat(connection: object) -> None:
 
 def test_connections_over_the_limit_are_closed_and_those_below_it_go_on() -> None:
     async def main(replica: Attacked) -> None:
-        async with legitimate(replica.port) as (connection, owner):
+        async with legitimate(replica.port) as (connection, chooser):
             peers = [await RawPeer.connect(replica.port) for _ in range(40)]
             await eventually_async(lambda: sum(p.closed_s is not None for p in peers) == 21)
-            assert len(await round_trips(connection, owner, 3)) == 3
+            assert len(await round_trips(connection, chooser, 3)) == 3
             for peer in peers:
                 await peer.close()
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 from packaging.version import Version
 
+from serve_grpc.carriers.grpc.credentials import open_channel
 from serve_grpc.config import Settings
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.handshake import sign_call
 from serve_grpc.routing.peer import PeerState
-from serve_grpc.transport.credentials import open_channel
-from tests.behaviour.serving import REPLICA_ID, SECRET, Owner, connect
+from tests.behaviour.serving import REPLICA_ID, SECRET, Chooser, connect
 from tests.ray.waiting import eventually_async
 from tests.security.attacked import Attacked, attacked
 from tests.security.http2 import SESSION, RawPeer, frame, grpc_message
@@ -32,7 +32,7 @@ DOORS = [
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/no.such.Service/Method",
 ]
-# At gRPC's own doors nobody reads the message of a stranger. Before this version gRPC looks at a
+# At gRPC's own doors nobody reads an unproven peer's message. Before this version gRPC looks at a
 # message's length when it is read, so such a call stays open, empty, until its connection goes.
 LOOKS_AT_LENGTHS_UNASKED = Version(grpc.__version__) >= Version("1.83")
 MAX_S = 0.1
@@ -59,7 +59,7 @@ async def outcome(
     replica: Attacked,
     attack: Callable[[RawPeer], Any],
     *,
-    is_stranger: bool = True,
+    is_unproven: bool = True,
     is_ended: bool = True,
 ) -> RawPeer:
     """The peer after `attack` ended; asserts on time, memory and the replica's health."""
@@ -80,8 +80,8 @@ async def outcome(
     assert best <= MAX_S
     after = await replica.state()
     assert after.most_rss_mib - before.rss_mib <= MAX_MIB
-    async with legitimate(replica.port) as (connection, owner):
-        assert len(await round_trips(connection, owner, 3)) == 3
+    async with legitimate(replica.port) as (connection, chooser):
+        assert len(await round_trips(connection, chooser, 3)) == 3
     return peer
 
 
@@ -147,13 +147,13 @@ def test_noise_in_the_place_of_the_first_message_is_refused(replica: Attacked) -
 
 def test_a_member_that_sends_noise_loses_its_session_and_nobody_else(replica: Attacked) -> None:
     async def main() -> None:
-        async with legitimate(replica.port) as (connection, owner):
+        async with legitimate(replica.port) as (connection, chooser):
             for noise in (b"\xff" * 100, b"\x2a\x00" * (2**20), b"\x22\xff\xff\xff\xff\x0f"):
                 async with member(replica.port) as hostile:
                     await hostile.write(noise)
                     last = (await asyncio.wait_for(hostile.read_to_end(), 10))[-1]
                     assert b"frames" in last or b"CallerBatch" in last or b"0 or in use" in last
-                assert len(await round_trips(connection, owner, 3)) == 3
+                assert len(await round_trips(connection, chooser, 3)) == 3
             assert connection.peer.state is PeerState.READY
 
     asyncio.run(main())
@@ -203,8 +203,8 @@ def test_a_bomb_of_a_hostile_replica_is_not_inflated() -> None:
     async def main() -> None:
         plain = bytes(BOMB_MIB * 2**20)
         async with hostile_server(plain) as port:
-            owner = Owner()
-            connection = connect(port, owner)
+            chooser = Chooser()
+            connection = connect(port, chooser)
             process = psutil.Process()
             before, most = process.memory_info().rss, 0
             connection.connect()

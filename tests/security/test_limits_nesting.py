@@ -1,4 +1,4 @@
-"""Values nested as deep as a stranger likes, and lengths that promise more than follows."""
+"""Values nested as deep as a peer likes, and lengths that promise more than follows."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ HUGE = b"\xff\xff\xff\xff"
 
 
 def within_limits(work: Callable[[], object]) -> object:
-    """What `work` gives, in 100 ms (the best of three, the machine may be busy) and 64 MiB."""
+    """What `work` gives, in 100 ms of CPU time (the best of three) and 64 MiB."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     best = float("inf")
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.thread_time()
         result = work()
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, time.thread_time() - begin)
         if best <= MAX_S:
             break
     assert best <= MAX_S
@@ -74,7 +74,7 @@ def test_deep_values_are_values_or_errors(kind: str, levels: int, is_request: bo
 @pytest.mark.parametrize("levels", [900, 10**4])
 @pytest.mark.parametrize("name", ["msgpack", "orjson", "cloudpickle", "pickle"])
 def test_a_deep_result_is_sent_or_refused(name: str, levels: int) -> None:
-    """What a handler returns may be what a stranger nested."""
+    """What a handler returns may be what a peer nested."""
     value: list[object] = []
     for _ in range(levels):
         value = [value]
@@ -108,9 +108,9 @@ def test_nested_arrays_that_each_promise_the_whole_payload(levels: int) -> None:
     size = 4 * 1024 * 1024
     header = b"\xdd" + (size - 5 * levels).to_bytes(4, "big")
     payload = header * levels + b"\xc0" * (size - 5 * levels)
-    begin = time.perf_counter()
+    begin = time.process_time()  # not the clock's: others may want the processor as well
     assert outcome("msgpack", payload, is_request=False) == "SerializationError"
-    assert time.perf_counter() - begin < 1.0  # four million values are read before it ends
+    assert time.process_time() - begin < 1.0  # four million values are read before it ends
 
 
 @pytest.mark.parametrize("kind", [CallerBatch, ReplicaBatch])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serve_grpc.transport.server import MAX_QUEUED_REPLY_BYTES
+from serve_grpc.carriers.replica_pump import MAX_QUEUED_REPLY_BYTES
 from tests.security.attacked import Attacked, attacked
 from tests.security.member import Member, legitimate, member, round_trips
 from tests.unit.sessions import STREAM, UNARY, fields
@@ -51,8 +51,8 @@ def test_streams_of_a_member_that_reads_nothing_are_held(replica: Attacked, meth
             print(f"{method}: {STREAMS} streams, {grown:.0f} MiB")
             assert grown <= MAX_QUEUED_REPLY_BYTES / MiB + OVERSHOOT_MIB
             assert state.handlers == STREAMS
-            async with legitimate(replica.port) as (connection, owner):
-                assert len(await round_trips(connection, owner, 20)) == 20
+            async with legitimate(replica.port) as (connection, chooser):
+                assert len(await round_trips(connection, chooser, 20)) == 20
             # Once it reads, they go on, all of them.
             seen: set[int] = set()
             items = 0
@@ -72,7 +72,7 @@ def test_streams_of_a_member_that_reads_nothing_are_held(replica: Attacked, meth
 
 
 def test_a_member_that_reads_nothing_is_given_up_in_the_end() -> None:
-    limits = {"transport.server.MAX_SILENCE_S": 1.0, "transport.server.SILENT_HEARTBEATS": 0}
+    limits = {"carriers.host.MAX_SILENCE_S": 1.0, "carriers.host.SILENT_HEARTBEATS": 0}
 
     async def main(short: Attacked) -> None:
         async with member(short.port) as hostile:

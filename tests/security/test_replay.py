@@ -11,7 +11,7 @@ import pytest
 
 from serve_grpc._generated.replica_pb2 import CallRequest, Error
 from serve_grpc.routing.peer import PeerState
-from tests.behaviour.serving import SECRET, Echo, Owner, connect, new_call, serve
+from tests.behaviour.serving import SECRET, Chooser, Echo, connect, new_call, send, serve
 from tests.peer.plain_client import CALL, PlainClient
 from tests.ray.waiting import eventually_async
 
@@ -48,20 +48,20 @@ class Recorder:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
-        for source, sink, kept in (
+        for source, replies, kept in (
             (reader, to_server, self.sent),
             (from_server, writer, []),
         ):
-            self._tasks.add(asyncio.create_task(self._relay(source, sink, kept)))
+            self._tasks.add(asyncio.create_task(self._relay(source, replies, kept)))
 
     async def _relay(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: list[bytes]
+        self, source: asyncio.StreamReader, replies: asyncio.StreamWriter, kept: list[bytes]
     ) -> None:
         while data := await source.read(65_536):
             kept.append(data)
-            sink.write(data)
-            await sink.drain()
-        sink.close()
+            replies.write(data)
+            await replies.drain()
+        replies.close()
 
     async def stop(self) -> None:
         self._server.close()
@@ -93,12 +93,12 @@ def test_a_recorded_session_is_refused() -> None:
         dispatcher = Counting()
         server, port, _ = await serve(dispatcher=dispatcher)
         recorder = Recorder(port)
-        owner = Owner()
-        connection = connect(await recorder.start(), owner)
+        chooser = Chooser()
+        connection = connect(await recorder.start(), chooser)
         connection.connect()
         await eventually_async(lambda: connection.peer.state is PeerState.READY)
-        call = new_call(owner, b"pay")
-        connection.send(call)
+        call = new_call(chooser, b"pay")
+        send(connection, call)
         await call.wait_done()
         assert (call.result(), dispatcher.let_in) == (b"pay", 1)
         await connection.aclose()

@@ -8,14 +8,13 @@ import secrets
 import pytest
 
 import serve_grpc
-from serve_grpc.transport.secrets import FRESH_S
-from tests.ray.scripts import run_script
+from serve_grpc.entrance.secrets import FRESH_S
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("mode", ["disabled", "token"])
-def test_made_once_rotated_kept_and_never_shown(mode):
+def test_made_once_rotated_kept_and_never_shown(run_script, mode):
     env = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     seen = json.loads(run_script("rotated_secret", env=env, timeout_s=350).splitlines()[-1])
     print(seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -18,7 +19,6 @@ from tests.behaviour.serving import REPLICA_ID, SECRET, serve
 from tests.certificates import Authority
 from tests.peer.plain_client import CALL, PlainClient
 from tests.ray.apps.guarded import Guarded
-from tests.ray.scripts import run_script
 from tests.security.endpoints import OPTIONS
 
 REQUEST = CallRequest(request_serializer="noop").SerializeToString()
@@ -113,7 +113,7 @@ def test_a_key_of_another_certificate_stops_the_start(authority: Authority, tmp_
 def test_a_replica_without_its_key_does_not_start(serve_instance: None, tmp_path: Path) -> None:
     # For this replica alone: Ray itself would want TLS of the whole cluster.
     env = {"RAY_USE_TLS": "1", "RAY_TLS_SERVER_CERT": "/no", "RAY_TLS_SERVER_KEY": "/no"}
-    options = {**OPTIONS, "ray_actor_options": {"num_cpus": 0.01}}
+    options = {**OPTIONS, "max_constructor_retry_count": 1}  # it fails each time
     app = serve_grpc.deployment(**options)(_with_tls(Guarded, env)).bind()
     with pytest.raises(RuntimeError):
         serve_grpc.run(app, name="keyless", route_prefix=None)
@@ -135,7 +135,7 @@ def _with_tls(cls: type, env: dict[str, str]) -> type:
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_an_application_on_a_ray_with_tls(tmp_path: Path) -> None:
+def test_an_application_on_a_ray_with_tls(run_script: Callable[..., str], tmp_path: Path) -> None:
     addresses = tuple({"127.0.0.1", ray.util.get_node_ip_address()})
     ours = Authority(tmp_path / "ours", addresses)
     foreign = Authority(tmp_path / "foreign", addresses).settings()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.transport_loop import TransportLoop
+from tests.unit.sessions_loop import TransportLoop
 
 
 @pytest.fixture

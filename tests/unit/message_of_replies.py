@@ -1,4 +1,4 @@
-"""A connection whose session is open, its calls, and an owner of them that fails where it is told.
+"""A connection whose session is open, its calls, and a chooser that fails where it is told.
 
 There is no socket: a test makes the replica's messages, and hands them in with `Line.hear`.
 """
@@ -13,35 +13,32 @@ from typing import Any
 from serve_grpc._generated.replica_pb2 import CallerBatch, Error, ReplicaBatch, Reply
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
+from serve_grpc.caller.delivery import Delivery
+from serve_grpc.caller.outcomes import GivenUp, Lost, Outcome, Raised
+from serve_grpc.caller.session import Session
 from serve_grpc.config import Settings
-from serve_grpc.protocol.caller import CallEventKind
+from serve_grpc.entrance.secrets import ClusterSecrets
+from serve_grpc.mailbox import mailbox_of
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
-from serve_grpc.transport.mailbox import mailbox_of
-from serve_grpc.transport.secrets import ClusterSecrets
 from tests.unit.sessions import SECRET, STREAM, UNARY, fields, open_pair
 
-__all__ = ["Line", "Owner", "Place"]
-
-
-class Place:
-    """Where a sent call is, as its owner notes it."""
-
-    def __init__(self, owner: Owner, connection: Connection, call_id: int) -> None:
-        self.owner, self.connection, self.call_id = owner, connection, call_id
+__all__ = ["Chooser", "Line"]
 
 
 class _Stream:
-    """Where the connection has its gRPC stream."""
+    """Where the connection has its link, and the pump on it."""
+
+    carrier = "memory"
 
     def kick(self, *, at_once: bool = False) -> None:
         """Nothing is written."""
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = "") -> None:
         """Nothing is open."""
 
 
-class Owner:
-    """Does with calls what a router does.
+class Chooser:
+    """Does with calls what a router does. Also hears of news.
 
     Attributes:
         fails: Callbacks that raise, each with the name of the call it raises for.
@@ -55,54 +52,44 @@ class Owner:
         self.ended: Counter[str] = Counter()
         self.changes = 0
 
-    def _begin(self, callback: str, call: Call) -> None:
-        name = call.fields.request_id
+    def begin(self, callback: str, name: str) -> None:
+        """Fail, or collect, where that is asked for."""
         if (callback, name) in self.collects:
             gc.collect()
         if (callback, name) in self.fails:
             raise RuntimeError(f"{callback} fails")
 
-    def _end(self, call: Call) -> None:
-        call.place = None
-        self.ended[call.fields.request_id] += 1
+    def on_sent(self, replica_id: str) -> None:
+        """Nothing is counted."""
 
-    def on_reply(self, call: Call, kind: int, payload: Any, error: Error | None) -> None:
-        self._begin("on_reply", call)
-        if kind == CallEventKind.ITEM:
-            call.add_item(payload)
-            return
-        self._end(call)
-        if error is None:
-            call.succeed(payload)
-        else:
-            call.fail(RuntimeError(error.message))
+    def on_left(self, replica_id: str) -> None:
+        """Likewise."""
 
-    def on_rejected(self, calls: list[Call]) -> None:
-        for call in calls:
-            self._begin("on_rejected", call)
-            self._end(call)
-            call.fail(RuntimeError("rejected"))
+    def on_answered(self, delivery: Delivery, _: Connection, error: Error | None) -> None:
+        self.begin("on_answered", delivery.request_id)
 
-    def on_lost(self, call: Call, *, may_have_started: bool, reason: str) -> None:
-        self._begin("on_lost", call)
-        self._end(call)
-        call.fail(ConnectionError(reason))
+    def on_rejected(self, delivery: Delivery, _: Connection) -> None:
+        self.begin("on_rejected", delivery.request_id)
+        delivery.end(Raised(RuntimeError("rejected")))
+
+    def on_ready(self, delivery: Delivery) -> None:
+        raise AssertionError("no request of these is too large")
+
+    def takes_back(self, delivery: Delivery, lost: Lost) -> bool:
+        self.begin("takes_back", delivery.request_id)
+        return not delivery.end(Raised(ConnectionError(lost.reason)))
+
+    def on_end(self, delivery: Delivery, outcome: Outcome) -> None:
+        if type(outcome) is not GivenUp:  # that is the guard's word
+            self.ended[delivery.request_id] += 1
+
+    def trouble(self) -> str:
+        return ""
 
     def on_change(self, _: Connection) -> None:
         self.changes += 1
         if ("on_change", "") in self.fails:
             raise RuntimeError("on_change fails")
-
-    def cancel(self, call: Call) -> None:
-        """Given up by its consumer."""
-        if not call.done:
-            place = call.place
-            self._end(call)
-            place.connection.cancel(place.call_id)
-            call.fail(RuntimeError("cancelled"))
-
-    def grant(self, call: Call, items: int, bytes_: int) -> None:
-        """No test takes enough items for it."""
 
 
 class Line:
@@ -116,40 +103,53 @@ class Line:
     """
 
     def __init__(self, new_call: type[Call] = Call) -> None:
-        self._new_call = new_call
         secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
         peer = Peer(ReplicaFacts("replica-1", "nowhere:1", max_ongoing_requests=100))
         self.connection = Connection(peer, Settings(), secrets)
         self._mailbox = mailbox_of(asyncio.get_running_loop())
-        self.owner = Owner()
-        self.connection.owners.add(self.owner)
-        session, self._replica = open_pair()
-        as_stream: Any = _Stream()
-        self.connection._session, self.connection._stream = session, as_stream
+        self.chooser = chooser = Chooser()
+
+        class Scripted(new_call):  # type: ignore[valid-type, misc]
+            __slots__ = ()
+
+            def add_item(self, payload: Any) -> None:
+                chooser.begin("add_item", self.fields.request_id)
+                super().add_item(payload)
+
+        self._new_call: type[Call] = Scripted
+        self.connection.users.add(self.chooser)
+        machine, self._replica = open_pair()
+        session: Any = object.__new__(Session)
+        session.machine, session._pump, session.is_open = machine, _Stream(), True
+        session._interval_s, session._received_s = Settings().heartbeat_interval_s, 0.0
+        session._ping_number, session._pinged_s = 0, None
+        session.kick = session._pump.kick
+        self.connection._session = session
+        self.connection.peer_max_message_bytes = machine.peer_max_message_bytes
         peer.state = PeerState.READY
         self.calls: dict[str, Call] = {}
+        self.deliveries: dict[str, Delivery] = {}
         self.ids: dict[str, int] = {}
 
     def send(self, name: str, *, stream: bool = False) -> Call:
         """A call, on its way."""
-        call = self._new_call(
-            fields(b"request", STREAM if stream else UNARY, request_id=name),
-            owner=self.owner,
-            mailbox=self._mailbox,
-            response_loads=bytes,
-            deadline_s=None,
-            is_idempotent=False,
-        )
-        self.ids[name] = self.connection.send(call)
-        call.place = Place(self.owner, self.connection, self.ids[name])
-        self.calls[name] = call
+        request = fields(b"request", STREAM if stream else UNARY, request_id=name)
+        call = self._new_call(request, mailbox=self._mailbox, response_loads=bytes)
+        delivery = Delivery(call, self.chooser)
+        assert delivery.send(self.connection)
+        self.calls[name], self.deliveries[name] = call, delivery
+        self.ids[name] = delivery._call_id
         return call
+
+    def delivery(self, call: Call) -> Delivery:
+        """Of a call."""
+        return self.deliveries[call.fields.request_id]
 
     def leave(self) -> CallerBatch:
         """What would be written next."""
         session = self.connection._session
         assert session is not None
-        return CallerBatch.FromString(session.outbox.take())
+        return CallerBatch.FromString(session.machine.outbox.take())
 
     def result(self, name: str) -> Reply:
         """The replica's result of a call: its name."""

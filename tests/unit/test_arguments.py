@@ -11,13 +11,14 @@ import pytest
 from ray.serve import handle as serve_handle
 
 from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
+from serve_grpc.caller.outcomes import Raised, Result
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Segments
 from serve_grpc.protocol.caller import Envelope
 from serve_grpc.response import ByValueResponse
 from serve_grpc.serialization import Serializer, get_serializer
 from serve_grpc.threads import THREAD_NAME
-from tests.unit.transport_loop import TransportLoop
+from tests.unit.sessions_loop import TransportLoop
 
 CLOUDPICKLE = get_serializer("cloudpickle")
 
@@ -45,7 +46,7 @@ def response_of(
     envelope = Envelope("work", serializer, serializer, False, "/", "app")
     loads = get_serializer(serializer).load_response
     call = transport.new_call(envelope, response_loads=loads)
-    transport.run(call.succeed, payload)
+    transport.run(call.end, Result(payload))
     return ByValueResponse(call)
 
 
@@ -111,7 +112,7 @@ def test_a_value_that_is_needed_is_not_loaded_on_the_loop(transport: TransportLo
 
 def test_an_error_of_the_first_call_is_raised(transport: TransportLoop) -> None:
     call = transport.new_call()
-    transport.run(call.fail, KeyError("first"))
+    transport.run(call.end, Raised(KeyError("first")))
     with pytest.raises(KeyError, match="first"):
         asyncio.run(resolved(ByValueResponse(call), CLOUDPICKLE))
 

@@ -6,7 +6,6 @@ import asyncio
 import pickle
 import threading
 import traceback
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,21 +14,16 @@ from ray.serve import context as serve_context
 
 from serve_grpc._serve.exceptions import RemoteException, message_from_exception
 from serve_grpc._serve.requests import cancel_children
-from serve_grpc.caller.lending import Loan
-from serve_grpc.errors import (
-    DeadlineExceededError,
-    MessageTooLargeError,
-    SerializationError,
-    ServeGrpcError,
-)
+from serve_grpc.caller.outcomes import Raised, Result, UserException, Value
+from serve_grpc.errors import SerializationError
 from serve_grpc.serialization import Serializer, get_serializer
-from tests.unit.transport_loop import Cancelled, TransportLoop
+from tests.unit.sessions_loop import Cancelled, TransportLoop
 
 
 def test_each_consumer_gets_a_result_of_its_own(transport: TransportLoop) -> None:
     call = transport.new_call()
     assert not call.done
-    transport.run(call.succeed, pickle.dumps([1]))
+    transport.run(call.end, Result(pickle.dumps([1])))
     call.result().append(2)
     with ThreadPoolExecutor(4) as pool:
         results = [future.result() for future in [pool.submit(call.result) for _ in range(8)]]
@@ -39,7 +33,7 @@ def test_each_consumer_gets_a_result_of_its_own(transport: TransportLoop) -> Non
 
 def test_each_consumer_gets_an_error_of_its_own(transport: TransportLoop) -> None:
     call = transport.new_call()
-    transport.run(call.fail, raised_from(ValueError("mine"), KeyError("reason")))
+    transport.run(call.end, Raised(raised_from(ValueError("mine"), KeyError("reason"))))
     seen = []
     for _ in range(3):
         with pytest.raises(ValueError, match="mine") as raised:
@@ -66,7 +60,7 @@ class CannotBeCopied(Exception):
 def test_an_error_that_cannot_be_copied_is_raised_itself(transport: TransportLoop) -> None:
     call = transport.new_call()
     error = CannotBeCopied(code=7)
-    transport.run(call.fail, error)
+    transport.run(call.end, Raised(error))
     for _ in range(2):
         with pytest.raises(CannotBeCopied) as raised:
             call.result()
@@ -84,8 +78,8 @@ def test_an_error_says_the_same_each_time(transport: TransportLoop) -> None:
     plain, users = transport.new_call(), transport.new_call()
     error = RayTaskError("method", "traceback", ValueError("mine")).as_instanceof_cause()
     error.__notes__ = ["noted"]  # as `add_note` of Python 3.11
-    transport.run(plain.fail, Wraps("mine"))
-    transport.run(users.fail, error)
+    transport.run(plain.end, Raised(Wraps("mine")))
+    transport.run(users.end, Raised(error))
     for _ in range(2):
         with pytest.raises(Wraps, match=r"^wrapped mine$"):
             plain.result()
@@ -116,7 +110,7 @@ def test_the_users_exception_is_loaded_by_whoever_consumes_the_call(
     call, stream = transport.new_call(), transport.new_stream()
     remote = a_remote_exception()
     for one in (call, stream):
-        transport.run(one.fail, remote)
+        transport.run(one.end, UserException(remote))
     assert Loaded.threads == ()
     with pytest.raises(Loaded):
         call.result()
@@ -144,7 +138,7 @@ def test_a_result_that_ends_whoever_loads_it_fails_its_call_alone(
     loads = Serializer("odd", pickle.dumps, load).load_response
     call, stream = transport.new_call(response_loads=loads), transport.new_stream()
     stream.response_loads = loads
-    transport.run(call.succeed, b"result")
+    transport.run(call.end, Result(b"result"))
     transport.run(stream.add_item, b"item")
 
     async def awaited() -> None:
@@ -165,7 +159,7 @@ def test_a_stream_that_fails_with_the_end_of_an_iterator_is_not_complete(
     stream = transport.new_stream()
     message = message_from_exception(kind("too early"), "method", may_pickle=True, refs=[])
     remote = RemoteException(message, request_id="request", may_unpickle=True)
-    transport.run(stream.fail, remote)
+    transport.run(stream.end, UserException(remote))
 
     async def awaited() -> None:
         await stream.fetch_item()
@@ -176,46 +170,15 @@ def test_a_stream_that_fails_with_the_end_of_an_iterator_is_not_complete(
         assert isinstance(raised.value, RayTaskError)
 
 
-class Ref:
-    """Stands for an ObjectRef."""
-
-
-def test_an_answered_call_does_not_keep_what_it_sent(transport: TransportLoop) -> None:
-    call, failed = transport.new_call(), transport.new_call()
-    for one in (call, failed):
-        one.fields.payload = b"x" * 1000
-        one.native = lambda: None
-        one.loan = Loan((Ref(),))
-    refs = [weakref.ref(one.loan.refs[0]) for one in (call, failed) if one.loan]
-    transport.run(call.succeed, pickle.dumps(1))
-    transport.run(failed.fail, ValueError())
-    assert [(one.fields.payload, one.native) for one in (call, failed)] == [(b"", None)] * 2
-    assert [ref() for ref in refs] == [None, None]
-
-
-@pytest.mark.parametrize("kind", [DeadlineExceededError, MessageTooLargeError])
-@pytest.mark.parametrize("was_started", [False, True])
-def test_an_error_after_a_lost_try_tells_of_that_try(
-    transport: TransportLoop, kind: type[ServeGrpcError], was_started: bool
-) -> None:
-    error = kind("late") if kind is DeadlineExceededError else kind(2, 1, "request")
-    call = transport.new_call()
-    call.may_have_executed = was_started
-    transport.run(call.fail, error)
-    with pytest.raises(kind) as raised:
-        call.result()
-    assert raised.value.may_have_executed is was_started
-
-
 def test_a_value_of_serves_own_transport_is_not_deserialized(transport: TransportLoop) -> None:
     call = transport.new_call()
-    transport.run(call.succeed_with, b"bytes that are a value")
+    transport.run(call.end, Value(b"bytes that are a value"))
     assert call.result() == b"bytes that are a value"
 
 
 def test_bytes_that_do_not_fit_name_the_request(transport: TransportLoop) -> None:
     call = transport.new_call(response_loads=get_serializer("msgpack").load_response)
-    transport.run(call.succeed, b"\xc1")
+    transport.run(call.end, Result(b"\xc1"))
     for _ in range(2):
         with pytest.raises(SerializationError) as raised:
             call.result()
@@ -224,10 +187,10 @@ def test_bytes_that_do_not_fit_name_the_request(transport: TransportLoop) -> Non
 
 def test_the_first_outcome_stands(transport: TransportLoop) -> None:
     succeeded, failed = transport.new_call(), transport.new_call()
-    transport.run(succeeded.succeed, pickle.dumps("value"))
-    transport.run(succeeded.fail, ValueError("too late"))
-    transport.run(failed.fail, ValueError("first"))
-    transport.run(failed.succeed, pickle.dumps("too late"))
+    transport.run(succeeded.end, Result(pickle.dumps("value")))
+    transport.run(succeeded.end, Raised(ValueError("too late")))
+    transport.run(failed.end, Raised(ValueError("first")))
+    transport.run(failed.end, Result(pickle.dumps("too late")))
     assert succeeded.result() == "value"
     with pytest.raises(ValueError, match="first"):
         failed.result()
@@ -238,17 +201,8 @@ def test_a_child_is_known_to_its_parent_until_its_end(transport: TransportLoop) 
     call.become_child("parent/1")
     cancel_children("parent/1")
     assert call.is_cancelled
-    transport.run(call.succeed, pickle.dumps(1))  # the cancel was first, or came too late
+    transport.run(call.end, Result(pickle.dumps(1)))  # the cancel was first, or came too late
     assert "parent/1" not in serve_context._in_flight_requests
-
-
-def test_a_deadline_timer_is_dropped_with_the_call(transport: TransportLoop) -> None:
-    call = transport.new_call()
-    timer = transport.loop.call_later(3600, call.fail, ValueError())
-    call.expiry = timer
-    transport.run(call.succeed, pickle.dumps(1))
-    assert timer.cancelled()
-    assert call.expiry is None
 
 
 def test_cancelling_reaches_the_owner_once_on_its_loop(transport: TransportLoop) -> None:
@@ -264,7 +218,7 @@ def test_cancelling_reaches_the_owner_once_on_its_loop(transport: TransportLoop)
 
 def test_cancelling_a_call_that_is_over_changes_nothing(transport: TransportLoop) -> None:
     call = transport.new_call()
-    transport.run(call.succeed, pickle.dumps(1))
+    transport.run(call.end, Result(pickle.dumps(1)))
     call.cancel()
     transport.run(lambda: None)
     assert (transport.cancelled, call.is_cancelled, call.result()) == ([], False, 1)
@@ -283,7 +237,7 @@ def test_items_are_taken_in_order_and_then_the_stream_ends(transport: TransportL
     call = transport.new_stream()
     for number in range(3):
         transport.run(call.add_item, pickle.dumps(number))
-    transport.run(call.succeed, b"")
+    transport.run(call.end, Result(b""))
     taken = []
     while call.wait_item_blocking():
         taken.append(call.take_item())
@@ -294,13 +248,13 @@ def test_items_are_taken_in_order_and_then_the_stream_ends(transport: TransportL
 def test_items_before_an_error_are_still_there(transport: TransportLoop) -> None:
     call = transport.new_stream()
     transport.run(call.add_item, pickle.dumps("item"))
-    transport.run(call.fail, ValueError("then this"))
+    transport.run(call.end, Raised(ValueError("then this")))
 
     async def consume() -> list[object]:
         return [call.take_item() for _ in range(5) if await call.wait_item()]
 
     assert asyncio.run(consume()) == ["item"]
-    assert isinstance(call.error, ValueError)
+    assert isinstance(call.exception(), ValueError)
 
 
 def test_a_consumer_gives_credit_back_as_it_takes(transport: TransportLoop) -> None:
@@ -317,7 +271,7 @@ def test_a_stream_that_is_over_needs_no_credit(transport: TransportLoop) -> None
     call = transport.new_stream(response_loads=bytes)
     for _ in range(10):
         transport.run(call.add_item, b"x")
-    transport.run(call.succeed, b"")
+    transport.run(call.end, Result(b""))
     for _ in range(10):
         call.take_item()
     transport.run(lambda: None)
@@ -326,8 +280,7 @@ def test_a_stream_that_is_over_needs_no_credit(transport: TransportLoop) -> None
 
 def test_items_of_serves_own_transport_are_values(transport: TransportLoop) -> None:
     call = transport.new_stream()
-    call.has_value = True
-    transport.run(call.add_item, {"not": "bytes"})
+    transport.run(call.add_item, Value({"not": "bytes"}))
     assert call.take_item() == {"not": "bytes"}
 
 
@@ -346,7 +299,7 @@ def test_an_item_that_does_not_fit_names_the_request_and_the_next_is_there(
 def test_a_call_shows_its_state(transport: TransportLoop) -> None:
     call = transport.new_call()
     assert repr(call) == "<Call request of 'predict' open>"
-    call.is_queued = True
+    call.delivery.where = "queued"  # type: ignore[union-attr]
     assert "queued" in repr(call)
-    transport.run(call.succeed, b"")
+    transport.run(call.end, Result(b""))
     assert "done" in repr(call)

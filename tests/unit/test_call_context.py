@@ -22,11 +22,17 @@ from ray.serve.grpc_util import RayServegRPCContext
 
 from serve_grpc._generated.replica_pb2 import RequestContext
 from serve_grpc._serve.tracing import Scope
-from serve_grpc.caller.context import MAX_CONTEXT_BYTES, CallWithContext
-from serve_grpc.caller.fallback import NativeCall
+from serve_grpc.caller.call import Call
+from serve_grpc.caller.context import MAX_CONTEXT_BYTES, take_context_along
+from serve_grpc.caller.delivery import Delivery
+from serve_grpc.caller.outcomes import Outcome, Raised, Result, Value
+from serve_grpc.caller.serve_calls import ServeCalls
 from serve_grpc.errors import MessageTooLargeError, SerializationError
+from serve_grpc.mailbox import mailbox_of
+from serve_grpc.routing.retry import RetryBudget
+from tests.fakes.deliveries import Chooser
 from tests.unit.sessions import fields
-from tests.unit.transport_loop import TransportLoop
+from tests.unit.sessions_loop import TransportLoop
 
 
 class Rpc:
@@ -79,19 +85,18 @@ def tracing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracing]:
     otel_context.detach(token)
 
 
-def new_call(transport: TransportLoop, context: Any = None) -> CallWithContext:
-    call = transport.new_call()
-    return CallWithContext(
-        fields(),
-        deployment_name="callee",
-        app_name="app",
-        grpc_context=context,
-        owner=transport,
-        mailbox=call._mailbox,
-        response_loads=call.response_loads,
-        deadline_s=None,
-        is_idempotent=False,
-    )
+def new_delivery(transport: TransportLoop, context: Any = None) -> Delivery:
+    mailbox = mailbox_of(transport.loop)
+    call = Call(fields(), mailbox=mailbox, response_loads=pickle.loads)
+    delivery = Delivery(call, Chooser())
+    take_context_along(delivery, deployment_name="callee", app_name="app", grpc_context=context)
+    return delivery
+
+
+def end(transport: TransportLoop, delivery: Delivery, outcome: Outcome) -> None:
+    """End a call, and wait for what is posted then."""
+    delivery.end(outcome)
+    transport.run(lambda: None)
 
 
 def in_a_scope(context: RequestContext) -> tuple[Scope, dict[str, Any]]:
@@ -105,15 +110,15 @@ def in_a_scope(context: RequestContext) -> tuple[Scope, dict[str, Any]]:
 
 
 def test_a_call_with_nothing_to_carry_carries_nothing(transport: TransportLoop) -> None:
-    assert new_call(transport).fields.context is None
+    assert new_delivery(transport).call.fields.context is None
 
 
 def test_the_replicas_span_is_a_child_of_the_calls(
     transport: TransportLoop, tracing: Tracing
 ) -> None:
     tracing.start()
-    call = new_call(transport)
-    sent = call.fields.context
+    delivery = new_delivery(transport)
+    sent = delivery.call.fields.context
     assert sent is not None
     assert tracing.spans == []
 
@@ -124,7 +129,7 @@ def test_the_replicas_span_is_a_child_of_the_calls(
         return request["_ray_trace_ctx"]
 
     assert asyncio.run(run()) == dict(sent.trace)
-    call.succeed(b"")
+    end(transport, delivery, Result(b""))
     replica, route = tracing.spans
     assert (route.name, route.parent) == ("route_to_replica callee predict", None)
     assert (replica.name, replica.parent.span_id) == (
@@ -145,7 +150,7 @@ def test_the_calls_span_tells_only_of_a_cancel(
     transport: TransportLoop, tracing: Tracing, error: BaseException, recorded: list[str]
 ) -> None:
     tracing.start()
-    new_call(transport).fail(error)
+    end(transport, new_delivery(transport), Raised(error))
     (span,) = tracing.spans
     assert [event.attributes["exception.type"] for event in span.events] == recorded
 
@@ -154,9 +159,9 @@ def test_a_trace_that_is_not_sampled_is_not_carried(
     transport: TransportLoop, tracing: Tracing
 ) -> None:
     tracing.start(ALWAYS_OFF)
-    call = new_call(transport)
-    assert call.fields.context is None
-    call.succeed(b"")
+    delivery = new_delivery(transport)
+    assert delivery.call.fields.context is None
+    end(transport, delivery, Result(b""))
     assert tracing.spans == []
 
 
@@ -164,9 +169,22 @@ def test_a_call_over_serves_own_transport_has_no_span_of_ours(
     transport: TransportLoop, tracing: Tracing
 ) -> None:
     tracing.start()
-    call = new_call(transport)
-    call.place = object.__new__(NativeCall)
-    call.succeed_with(1)
+    delivery = new_delivery(transport)
+
+    class Response:
+        """Of Serve's own handle: no replica has it yet."""
+
+        async def _fetch_future_result_async(self) -> None:
+            await asyncio.Event().wait()
+
+        def cancel(self) -> None:
+            """Nothing runs."""
+
+    left = ServeCalls(RetryBudget(0))
+    delivery.make_serve_call = Response
+    transport.run(lambda: left.start(delivery, is_fallback=False))
+    transport.run(delivery.end, Value(1))
+    transport.run(lambda: None)
     assert tracing.spans == []
 
 
@@ -174,9 +192,11 @@ def test_a_span_processor_that_raises_does_not_hinder_the_call(
     transport: TransportLoop, tracing: Tracing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracing.start()
-    call = new_call(transport)
-    monkeypatch.setattr(type(call._span._span), "end", lambda _: 1 / 0)
-    call.succeed_with(1)
+    delivery = new_delivery(transport)
+    call = delivery.call
+    assert delivery.span is not None
+    monkeypatch.setattr(type(delivery.span._span), "end", lambda _: 1 / 0)
+    end(transport, delivery, Value(1))
     assert call.result() == 1
 
 
@@ -193,7 +213,7 @@ def test_the_grpc_context_arrives_as_it_was(transport: TransportLoop) -> None:
     context.set_compression(grpc.Compression.Gzip)
     context.set_details("not here")
     context.set_trailing_metadata([("more", "of it")])
-    sent = new_call(transport, context).fields.context
+    sent = new_delivery(transport, context).call.fields.context
     assert sent is not None
     _, request = in_a_scope(sent)
     arrived = request["grpc_context"]
@@ -243,7 +263,7 @@ def test_bytes_that_are_no_grpc_context_fail_the_call_alone(data: bytes) -> None
 def test_a_context_that_cannot_travel_fails_the_call(
     transport: TransportLoop, note: Any, kind: type[Exception]
 ) -> None:
-    call = new_call(transport, grpc_context(note))
+    call = new_delivery(transport, grpc_context(note)).call
     call.become_child("parent")
     with pytest.raises(kind) as raised:
         call.result()

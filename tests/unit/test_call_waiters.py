@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from serve_grpc.caller.call import Call
-from tests.unit.transport_loop import PATIENCE_S, Cancelled, TransportLoop, until
+from serve_grpc.caller.outcomes import Raised, Result
+from tests.unit.sessions_loop import PATIENCE_S, Cancelled, TransportLoop, until
 
 VALUE = pickle.dumps("value")
 
@@ -42,7 +43,7 @@ def test_tasks_of_several_loops_and_threads_all_hear_of_the_end(transport: Trans
     waiting = [in_a_loop(call.wait_done), in_a_loop(call.wait_done)]
     waiting += [Waiting(lambda: call.wait_done_blocking(None)) for _ in range(2)]
     until(lambda: len(call._waiters) == 5)
-    transport.run(call.succeed, VALUE)
+    transport.run(call.end, Result(VALUE))
     assert on_transport.result(PATIENCE_S) is None
     assert [one.join() for one in waiting] == [None, None, True, True]
     assert call.result() == "value"
@@ -51,7 +52,7 @@ def test_tasks_of_several_loops_and_threads_all_hear_of_the_end(transport: Trans
 
 def test_a_call_that_is_over_is_not_waited_for(transport: TransportLoop) -> None:
     call = transport.new_call()
-    transport.run(call.fail, ValueError())
+    transport.run(call.end, Raised(ValueError()))
     assert call.wait_done_blocking(0)
     with pytest.raises(StopIteration):
         call.wait_done().send(None)
@@ -62,7 +63,7 @@ def test_a_thread_may_stop_waiting_and_the_call_goes_on(transport: TransportLoop
     assert not call.wait_done_blocking(0.001)
     transport.run(lambda: None)
     assert (transport.cancelled, call.is_cancelled) == ([], False)
-    transport.run(call.succeed, VALUE)
+    transport.run(call.end, Result(VALUE))
     assert call.wait_done_blocking(0.001)
     assert call.result() == "value"
 
@@ -103,7 +104,7 @@ def test_one_task_that_stops_waiting_leaves_the_others_their_result(
     async def main() -> str:
         first, second = await start_waiting(call.wait_done, 2)
         await cancel(first)
-        call._mailbox.post(call.succeed, VALUE)
+        call.mailbox.post(call.end, Result(VALUE))
         await second
         return call.result()
 
@@ -122,7 +123,7 @@ def test_a_task_on_another_loop_keeps_the_call_alive(transport: TransportLoop) -
 
     asyncio.run(main())
     assert not call.is_cancelled
-    transport.run(call.succeed, VALUE)
+    transport.run(call.end, Result(VALUE))
     assert other.join() is None
 
 
@@ -133,7 +134,7 @@ def test_cancelling_a_wait_is_not_swallowed_when_the_result_comes_at_the_same_ti
 
     async def main() -> None:
         (task,) = await start_waiting(call.wait_done, 1)
-        transport.run(call.succeed, VALUE)
+        transport.run(call.end, Result(VALUE))
         await cancel(task)
 
     asyncio.run(main())
@@ -165,7 +166,7 @@ def test_a_waiter_whose_loop_was_closed_does_not_keep_the_others_waiting(
     loop.close()
     waiting = Waiting(lambda: call.wait_done_blocking(None))
     until(lambda: len(call._waiters) == 2)
-    transport.run(call.succeed, VALUE)
+    transport.run(call.end, Result(VALUE))
     assert waiting.join() is True
     task._log_destroy_pending = False
     assert not task.done()
@@ -186,7 +187,7 @@ def test_a_consumer_hears_of_an_item_and_of_the_end(transport: TransportLoop, ki
     assert call.take_item() == "value"
     waiting = wait(call)
     until(lambda: call._waiters)
-    transport.run(call.succeed, b"")
+    transport.run(call.end, Result(b""))
     assert waiting.join() is False
 
 
@@ -220,7 +221,7 @@ def test_no_item_is_missed_between_a_producer_and_a_consumer_that_race(
 
     waiting = in_a_loop(consume)
     for number in range(count):
-        call._mailbox.post(call.add_item, pickle.dumps(number))
-    call._mailbox.post(call.succeed, b"")
+        call.mailbox.post(call.add_item, pickle.dumps(number))
+    call.mailbox.post(call.end, Result(b""))
     assert waiting.join() == list(range(count))
     assert sum(items for items, _ in transport.grants) <= count

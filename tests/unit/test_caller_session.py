@@ -12,7 +12,6 @@ from serve_grpc._generated.replica_pb2 import (
     RequestContext,
 )
 from serve_grpc.payload import joined
-from serve_grpc.protocol import caller as caller_module
 from serve_grpc.protocol import replica as replica_module
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.caller import CallEvent, CallEventKind, Received
@@ -111,8 +110,7 @@ def test_a_request_with_text_that_is_no_unicode_never_hinders_the_next(
 def test_a_number_given_to_a_new_envelope_keeps_its_meaning_for_earlier_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (caller_module, replica_module):
-        monkeypatch.setattr(module, "MAX_TEMPLATES", 2)
+    monkeypatch.setattr(wire, "MAX_TEMPLATES", 2)
     caller, replica = open_pair()
     for name in ("a", "b", "a", "c", "a", "d"):
         caller.request(name, fields(envelope=UNARY._replace(method=name), request_id=name))
@@ -170,7 +168,8 @@ def test_an_error_arrives_as_it_was_sent() -> None:
 def test_a_reply_over_the_callers_limit_ends_that_call_alone(
     monkeypatch: pytest.MonkeyPatch, inline_bytes: int
 ) -> None:
-    monkeypatch.setattr(replica_module, "INLINE_BYTES", inline_bytes)
+    for module in (replica_module, wire):
+        monkeypatch.setattr(module, "INLINE_BYTES", inline_bytes)
     caller, replica = open_pair(limit=100)
     first, second = (caller.request(name, fields()) for name in ("first", "second"))
     replica.receive(caller.outbox.take())

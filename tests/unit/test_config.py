@@ -14,6 +14,7 @@ from serve_grpc.routing.retry import Backoff
 
 MESSAGE_LENGTH = "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"
 SERIALIZERS = "SERVE_GRPC_SERIALIZERS"
+OVERSIZE = "SERVE_GRPC_OVERSIZE"
 HEARTBEAT = "SERVE_GRPC_HEARTBEAT_INTERVAL_S"
 PORTS = {"SERVE_GRPC_MIN_PORT": "7000", "SERVE_GRPC_MAX_PORT": "7010"}
 
@@ -58,14 +59,19 @@ def test_defaults_are_those_of_ray_serve() -> None:
         (MESSAGE_LENGTH, "1048576", "max_message_bytes", 1024 * 1024),
         (MESSAGE_LENGTH, "2147483647", "max_message_bytes", 2**31 - 1),
         ("SERVE_GRPC_BIND_HOST", " 10.0.0.7 ", "bind_host", "10.0.0.7"),
+        ("SERVE_GRPC_STRICT_STATES", "1", "strict_states", True),
+        ("SERVE_GRPC_LOCAL", "0", "local", False),
+        ("SERVE_GRPC_LOCAL", "1", "local", True),
+        ("SERVE_GRPC_LOCAL_POOL_BYTES", "0", "local_pool_bytes", 0),
+        ("SERVE_GRPC_LOCAL_POOL_BYTES", "1048576", "local_pool_bytes", 1024 * 1024),
         ("SERVE_GRPC_STREAM_WINDOW_ITEMS", "1", "stream_window_items", 1),
         ("SERVE_GRPC_STREAM_WINDOW_BYTES", "4096", "stream_window_bytes", 4096),
         (HEARTBEAT, "0.25", "heartbeat_interval_s", 0.25),
         (SERIALIZERS, "msgpack", "serializers", frozenset({"msgpack"})),
         (SERIALIZERS, " MsgPack,orjson ", "serializers", frozenset({"msgpack", "orjson"})),
         ("SERVE_GRPC_MAX_CONNECTIONS", "20", "max_connections", 20),
-        ("RAY_USE_TLS", "1", "use_tls", True),
-        ("RAY_USE_TLS", "True", "use_tls", True),
+        (OVERSIZE, "error", "stores_oversize", False),
+        (OVERSIZE, " By_Reference ", "stores_oversize", True),
         ("RAY_USE_TLS", "0", "use_tls", False),
         ("RAY_TLS_SERVER_CERT", "cert.pem", "tls_cert_path", "cert.pem"),
         ("RAY_TLS_SERVER_KEY", "key.pem", "tls_key_path", "key.pem"),
@@ -77,6 +83,28 @@ def test_a_variable_sets_its_field_and_no_other(
 ) -> None:
     settings = Settings.from_environ({variable: text})
     assert settings == dataclasses.replace(Settings(), **{field: value})
+
+
+@pytest.mark.parametrize("text", ["1", "True", "true"])
+def test_under_tls_there_is_a_local_lane_only_where_it_is_asked_for(text: str) -> None:
+    tls = {"RAY_USE_TLS": text}
+    assert Settings.from_environ(tls) == Settings(use_tls=True, local=False)
+    asked = Settings.from_environ({**tls, "SERVE_GRPC_LOCAL": "1"})
+    assert asked == Settings(use_tls=True, local=True)
+    assert not Settings.from_environ({**tls, "SERVE_GRPC_LOCAL": "0"}).local
+
+
+@pytest.mark.parametrize("text", ["", "yes", "2", "-1", "0.5"])
+def test_the_local_lane_is_on_or_off(text: str) -> None:
+    with pytest.raises(ValueError, match="SERVE_GRPC_LOCAL"):
+        Settings.from_environ({"SERVE_GRPC_LOCAL": text})
+
+
+@pytest.mark.parametrize("text", ["", "all", "-1", "1.5"])
+def test_shared_memory_has_a_size_in_whole_bytes(text: str) -> None:
+    with pytest.raises(ValueError, match="SERVE_GRPC_LOCAL_POOL_BYTES") as raised:
+        Settings.from_environ({"SERVE_GRPC_LOCAL_POOL_BYTES": text})
+    assert repr(text) in str(raised.value)
 
 
 def test_both_ports_set_a_range() -> None:
@@ -115,6 +143,13 @@ def test_a_heartbeat_interval_must_be_a_usable_time(text: str) -> None:
 def test_a_list_of_serializers_is_never_empty(text: str) -> None:
     with pytest.raises(ValueError, match=SERIALIZERS) as raised:
         Settings.from_environ({SERIALIZERS: text})
+    assert repr(text) in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "1", "reference", "by reference"])
+def test_what_becomes_of_oversize_payloads_is_one_of_two_words(text: str) -> None:
+    with pytest.raises(ValueError, match=OVERSIZE) as raised:
+        Settings.from_environ({OVERSIZE: text})
     assert repr(text) in str(raised.value)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from serve_grpc._serve.tracing import Scope
 from serve_grpc.replica import executor as executor_module
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
-from serve_grpc.replica.standby import StandBy
+from serve_grpc.replica.standby import StandbyQueue
 from serve_grpc.serialization import get_serializer
 
 DUMPS = get_serializer("pickle")
@@ -58,9 +59,9 @@ class Outcomes:
 def invocation(call_id: int, *args: Any, **fields: Any) -> Invocation:
     """A unary call of the one method; `fields` are those of `Invocation`."""
     payload = fields.pop("payload", None) or DUMPS.dump_request(args, fields.pop("kwargs", {}))
-    sink: Any = None
+    replies: Any = SimpleNamespace(stores_above=None)  # to a session without the object store
     return Invocation(
-        sink, call_id, "__call__", "pickle", "pickle", fields.pop("is_stream", False), payload,
+        replies, call_id, "__call__", "pickle", "pickle", fields.pop("is_stream", False), payload,
         f"request {call_id}", f"internal {call_id}", **fields,
     )  # fmt: skip
 
@@ -83,7 +84,7 @@ def test_a_slot_is_passed_on_unless_it_was_taken_away(slots: int, passed_on: lis
         return "answer"
 
     async def run() -> Outcomes:
-        outcomes, standby = Outcomes(), StandBy[Invocation]()
+        outcomes, standby = Outcomes(), StandbyQueue[Invocation]()
         replica: Any = OneMethod(answer)
         replica.ongoing, replica.max_ongoing_requests = lambda: 2, slots
         for call_id in (2, 3):

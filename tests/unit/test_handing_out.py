@@ -10,6 +10,7 @@ import pytest
 
 from serve_grpc._generated.replica_pb2 import Drain, Reply
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.outcomes import Raised
 from serve_grpc.response import ByValueResponse, ByValueResponseGenerator
 from tests.ray.waiting import eventually_async
 from tests.unit.message_of_replies import Line
@@ -44,7 +45,7 @@ def test_a_call_that_the_collector_ends_while_a_message_is_read_costs_no_other(
         gc.disable()
         try:
             drop_in_a_cycle(kind(stream))
-            line.owner.collects.add(("on_reply", "a"))
+            line.chooser.collects.add(("on_answered", "a"))
             line.hear(line.result("a"), line.item("b"), line.result("c"))
         finally:
             gc.enable()
@@ -52,7 +53,7 @@ def test_a_call_that_the_collector_ends_while_a_message_is_read_costs_no_other(
         assert [line.calls[name].result() for name in ("a", "c")] == [b"a", b"c"]
         await eventually_async(lambda: stream.done)
         assert list(line.leave().cancels) == [line.ids["b"]]
-        assert set(line.owner.ended.values()) == {1}
+        assert set(line.chooser.ended.values()) == {1}
 
     asyncio.run(main())
 
@@ -74,17 +75,17 @@ def test_a_reply_before_a_bad_frame_arrives_and_the_session_ends() -> None:
 
 
 @pytest.mark.parametrize("failing", ["a", "b", "c"])
-def test_an_owner_that_fails_over_one_call_gets_the_others(failing: str) -> None:
+def test_a_call_that_fails_over_its_reply_costs_no_other(failing: str) -> None:
     async def main() -> None:
         line = Line()
         for name in "abc":
             line.send(name)
-        line.owner.fails.add(("on_reply", failing))
+        line.chooser.fails.add(("on_answered", failing))
         line.hear(*(line.result(name) for name in "abc"))
         for name, call in line.calls.items():
             assert call.done
             if name == failing:
-                with pytest.raises(Exception, match="on_reply fails"):
+                with pytest.raises(Exception, match="on_answered fails"):
                     call.result()
             else:
                 assert call.result() == name.encode()
@@ -93,11 +94,11 @@ def test_an_owner_that_fails_over_one_call_gets_the_others(failing: str) -> None
     asyncio.run(main())
 
 
-def test_an_owner_that_fails_over_an_item_loses_that_stream_alone() -> None:
+def test_a_stream_that_fails_over_an_item_is_lost_alone() -> None:
     async def main() -> None:
         line = Line()
         stream, call = line.send("s", stream=True), line.send("a")
-        line.owner.fails.add(("on_reply", "s"))
+        line.chooser.fails.add(("add_item", "s"))
         line.leave()
         line.hear(line.item("s"), line.result("a"))
         assert call.result() == b"a"
@@ -107,12 +108,11 @@ def test_an_owner_that_fails_over_an_item_loses_that_stream_alone() -> None:
     asyncio.run(main())
 
 
-def test_an_event_of_a_call_whose_place_is_gone_is_left_out() -> None:
+def test_an_event_of_a_call_that_has_ended_is_left_out() -> None:
     async def main() -> None:
         line = Line()
         gone, call = line.send("a"), line.send("b")
-        gone.place = None
-        gone.fail(RuntimeError("given up"))
+        line.delivery(gone).end(Raised(RuntimeError("given up")))
         line.hear(line.result("a"), line.result("b"))
         assert call.result() == b"b"
         assert line.connection._session is not None
@@ -122,12 +122,12 @@ def test_an_event_of_a_call_whose_place_is_gone_is_left_out() -> None:
 
 @pytest.mark.parametrize("how", ["rejected", "undelivered", "lost"])
 @pytest.mark.parametrize("failing", ["a", "b", "c"])
-def test_each_call_that_comes_back_reaches_its_owner(how: str, failing: str) -> None:
+def test_each_call_that_comes_back_hears_of_it(how: str, failing: str) -> None:
     async def main() -> None:
         line = Line()
         for name in "abc":
             line.send(name)
-        line.owner.fails.add(("on_lost" if how == "lost" else "on_rejected", failing))
+        line.chooser.fails.add(("takes_back" if how == "lost" else "on_rejected", failing))
         if how == "rejected":
             line.hear(rejected=line.ids.values())
         elif how == "undelivered":
@@ -136,21 +136,21 @@ def test_each_call_that_comes_back_reaches_its_owner(how: str, failing: str) -> 
         else:
             line.connection._on_closed("cut")
         assert all(call.done for call in line.calls.values())
-        assert line.owner.ended == {name: 1 for name in "abc" if name != failing}
+        assert line.chooser.ended == {name: 1 for name in "abc" if name != failing}
 
     asyncio.run(main())
 
 
-def test_every_owner_hears_of_a_change_though_one_fails() -> None:
+def test_every_user_hears_of_a_change_though_one_fails() -> None:
     async def main() -> None:
         line, other = Line(), Line()
-        line.connection.owners.add(other.owner)
-        line.owner.fails.add(("on_change", ""))
-        other.owner.fails.add(("on_change", ""))
+        line.connection.users.add(other.chooser)
+        line.chooser.fails.add(("on_change", ""))
+        other.chooser.fails.add(("on_change", ""))
         call = line.send("a")
         line.hear(line.result("a"))
         assert call.result() == b"a"
-        assert (line.owner.changes, other.owner.changes) == (1, 1)
+        assert (line.chooser.changes, other.chooser.changes) == (1, 1)
         assert line.connection._session is not None
 
     asyncio.run(main())

@@ -14,15 +14,16 @@ from anyio import to_thread
 
 from serve_grpc._generated.replica_pb2 import ReplicaBatch
 from serve_grpc.caller import call as call_module
+from serve_grpc.caller.outcomes import Result
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.protocol.outbox import LARGEST_WAITING, Outbox
-from serve_grpc.replica import executor as executor_module
+from serve_grpc.replica import user_code as user_code_module
 from serve_grpc.replica.executor import Executor
 from serve_grpc.response import ByValueResponse, ByValueResponseGenerator
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 from tests.ray.waiting import eventually_async
+from tests.unit.sessions_loop import TransportLoop
 from tests.unit.test_executor import OneMethod, Outcomes, invocation
-from tests.unit.transport_loop import TransportLoop
 
 BOUND = 1000
 
@@ -74,8 +75,8 @@ def test_a_call_goes_past_a_replica_that_megabytes_wait_for(
     clogged: set[str], expected: set[str | None]
 ) -> None:
     pool: Any = Pool(clogged)
-    owner: Any = None
-    replicas = Replicas(pool, owner, node_id="", zone="")
+    user: Any = None
+    replicas = Replicas(pool, user, node_id="", zone="")
     replicas.update(ReplicaFacts(name, f"{name}:1", max_ongoing_requests=9) for name in "ab")
     for peer in replicas.peers:
         peer.in_flight = peer.facts.replica_id == "b"  # so that it is not picked first
@@ -99,7 +100,7 @@ class Notes:
 def test_large_arguments_are_read_in_a_thread(
     monkeypatch: pytest.MonkeyPatch, on_loop_bytes: int, is_on_loop: bool
 ) -> None:
-    monkeypatch.setattr(executor_module, "ON_LOOP_BYTES", on_loop_bytes)
+    monkeypatch.setattr(user_code_module, "ON_LOOP_BYTES", on_loop_bytes)
     monkeypatch.setattr(Notes, "threads", ())
 
     async def handler(notes: Notes) -> str:
@@ -121,7 +122,7 @@ def test_large_arguments_are_read_in_a_thread(
 def test_large_arguments_are_read_while_the_users_threads_are_busy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(executor_module, "ON_LOOP_BYTES", 10)
+    monkeypatch.setattr(user_code_module, "ON_LOOP_BYTES", 10)
     go = threading.Event()
 
     async def handler(notes: Notes) -> str:
@@ -158,7 +159,7 @@ def test_a_large_result_or_item_is_read_in_a_thread_of_ours(
     monkeypatch.setattr(call_module, "ON_LOOP_BYTES", on_loop_bytes)
     monkeypatch.setattr(Notes, "threads", ())
     call, stream = transport.new_call(), transport.new_stream()
-    transport.run(call.succeed, pickle.dumps(Notes()))
+    transport.run(call.end, Result(pickle.dumps(Notes())))
     transport.run(stream.add_item, pickle.dumps(Notes()))
 
     async def once() -> object:
@@ -191,7 +192,7 @@ def test_an_item_whose_consumer_gives_up_while_it_is_read_is_not_lost(
     stream = transport.new_stream(response_loads=load)
     for item in (b"first", b"second"):
         transport.run(stream.add_item, item)
-    transport.run(stream.succeed, b"")
+    transport.run(stream.end, Result(b""))
 
     async def consume() -> list[Any]:
         response: ByValueResponseGenerator[bytes] = ByValueResponseGenerator(stream)

@@ -137,7 +137,7 @@ def test_caller_that_knows_nothing_of_it_is_not_told() -> None:
     for _ in range(2):
         replica.receive(caller.outbox.take())
         caller.receive(replica.outbox.take())
-    assert not replica.caller_borrows
+    assert not replica.replies.caller_borrows
     replica.reply(asked(caller, replica), Reply.RESULT, SMALL)
     (reply,) = ReplicaBatch.FromString(replica.outbox.take()).replies
     assert reply.lent == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve_grpc.transport.mailbox import Mailbox, mailbox_of
+from serve_grpc.mailbox import Mailbox, mailbox_of
 
 
 class CountingLoop(asyncio.SelectorEventLoop):

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from bench.stand_ins import cancel_tasks, new_replica_access
+from bench.stand_ins.serve import cancel_tasks, new_replica_adapter
 from serve_grpc._generated.replica_pb2 import CallRequest, Error
 from serve_grpc._serve import replicas, tracing
-from serve_grpc._serve.replicas import ReplicaAccess, UserMethod
+from serve_grpc._serve.replicas import ReplicaAdapter, UserMethod
+from serve_grpc.carriers.grpc.plain import PlainCall
 from serve_grpc.config import Settings
 from serve_grpc.replica import dispatcher as dispatcher_module
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
-from serve_grpc.replica.sinks import PlainSink
+from serve_grpc.replica.replies import PlainReplies
 from serve_grpc.serialization import get_serializer
-from serve_grpc.transport.server import PlainCall
 from tests.ray.waiting import eventually_async
 
 PATIENCE_S = 20
@@ -99,20 +99,20 @@ class Broken:
 
 def run(
     handler: Callable[..., Any],
-    test: Callable[[ReplicaAccess, ReplicaDispatcher], Awaitable[None]],
+    test: Callable[[ReplicaAdapter, ReplicaDispatcher], Awaitable[None]],
 ) -> None:
     async def fine() -> str:
         return "fine"
 
     async def main() -> None:
-        access = new_replica_access(fine, max_ongoing_requests=1)
+        adapter = new_replica_adapter(fine, max_ongoing_requests=1)
         is_coroutine = inspect.iscoroutinefunction(handler)
-        access._methods["handler"] = UserMethod("handler", handler, is_coroutine, not is_coroutine)
+        adapter._methods["handler"] = UserMethod("handler", handler, is_coroutine, not is_coroutine)
         try:
-            await test(access, ReplicaDispatcher(access, Settings()))
+            await test(adapter, ReplicaDispatcher(adapter, Settings()))
         finally:
             await cancel_tasks()
-            access._access_log.close()
+            adapter._access_log.close()
 
     asyncio.run(main())
 
@@ -144,7 +144,7 @@ def test_every_exception_is_told_as_an_error(kind: type[BaseException], in_threa
     async def on_loop() -> None:
         raise kind
 
-    async def test(_: ReplicaAccess, dispatcher: ReplicaDispatcher) -> None:
+    async def test(_: ReplicaAdapter, dispatcher: ReplicaDispatcher) -> None:
         error = await answer(call(dispatcher, "handler"))
         assert isinstance(error, Error)
         assert error.may_have_executed
@@ -159,7 +159,7 @@ def test_every_exception_ends_a_stream_with_an_error(kind: type[BaseException]) 
         yield 1
         raise kind
 
-    async def test(_: ReplicaAccess, dispatcher: ReplicaDispatcher) -> None:
+    async def test(_: ReplicaAdapter, dispatcher: ReplicaDispatcher) -> None:
         one = call(dispatcher, "handler", is_stream=True)
         assert DUMPS.load_response(await answer(one)) == 1
         assert isinstance(await answer(one), Error)
@@ -191,7 +191,7 @@ def test_a_span_that_fails_fails_nothing_else(
             raise NoText
         return "a result"
 
-    async def test(_: ReplicaAccess, dispatcher: ReplicaDispatcher) -> None:
+    async def test(_: ReplicaAdapter, dispatcher: ReplicaDispatcher) -> None:
         dispatcher._is_tracing = True
         monkeypatch.setattr(tracing.tracing_utils, "TraceContextManager", Manager)
         monkeypatch.setattr(tracing.tracing_utils, "is_tracing_enabled", lambda: True)
@@ -211,7 +211,7 @@ def test_a_scope_that_cannot_be_entered_fails_its_call(
     async def never() -> None:
         raise AssertionError("it ran")
 
-    async def test(_: ReplicaAccess, dispatcher: ReplicaDispatcher) -> None:
+    async def test(_: ReplicaAdapter, dispatcher: ReplicaDispatcher) -> None:
         dispatcher._is_tracing = True
         monkeypatch.setattr(dispatcher_module, "Scope", lambda _: Broken("enter", error))
         assert isinstance(await answer(call(dispatcher, "handler")), Error)
@@ -221,7 +221,7 @@ def test_a_scope_that_cannot_be_entered_fails_its_call(
     run(never, test)
 
 
-@pytest.mark.parametrize("where", ["metrics", "access log", "slot", "sink"])
+@pytest.mark.parametrize("where", ["metrics", "access log", "slot", "replies"])
 @pytest.mark.parametrize("raises", [False, True])
 def test_a_step_of_the_end_that_fails_leaves_out_no_other(
     monkeypatch: pytest.MonkeyPatch, where: str, raises: bool
@@ -237,22 +237,22 @@ def test_a_step_of_the_end_that_fails_leaves_out_no_other(
         failures.append("this step is broken")
         raise ValueError(failures[-1])
 
-    async def test(access: ReplicaAccess, dispatcher: ReplicaDispatcher) -> None:
+    async def test(adapter: ReplicaAdapter, dispatcher: ReplicaDispatcher) -> None:
         owner, name = {
-            "metrics": (access._metrics, "record_request_metrics"),
-            "access log": (access._access_log, "add"),
-            "slot": (access._metrics, "dec_num_ongoing_requests"),
-            "sink": (PlainSink, "finish"),
+            "metrics": (adapter._request_metrics, "add"),
+            "access log": (adapter._access_log, "add"),
+            "slot": (adapter._metrics, "dec_num_ongoing_requests"),
+            "replies": (PlainReplies, "finish"),
         }[where]
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fail)
             one = call(dispatcher, "handler")
-            if where != "sink":
+            if where != "replies":
                 assert isinstance(await answer(one), Error if raises else bytes)
             await eventually_async(lambda: sum(dispatcher.outcomes.values()) == 1)
         assert failures == ["this step is broken"]
         if where == "slot":
-            access._metrics.dec_num_ongoing_requests(replicas._METADATA)
+            adapter._metrics.dec_num_ongoing_requests(replicas._METADATA)
         await assert_at_peace(dispatcher, 1)
 
     run(handler, test)

@@ -174,12 +174,12 @@ def test_an_application_bound_twice_stays_one() -> None:
 
 
 def test_statistics_of_a_handle_that_is_not_ours_say_how_to_get_one() -> None:
-    native = serve.handle.DeploymentHandle("Elsewhere", "app")
+    of_serves = serve.handle.DeploymentHandle("Elsewhere", "app")
     with pytest.raises(TypeError, match=r"serve_grpc\.wrap"):
-        serve_grpc.handle_statistics(native)
+        serve_grpc.handle_statistics(of_serves)
     with pytest.raises(TypeError, match=r"got builtins\.int$"):
         serve_grpc.handle_statistics(3)
-    assert serve_grpc.handle_statistics(serve_grpc.wrap(native)).deployment_name == "Elsewhere"
+    assert serve_grpc.handle_statistics(serve_grpc.wrap(of_serves)).deployment_name == "Elsewhere"
 
 
 def test_signing_without_a_cluster_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class Sender:
         message = self.outbox.take()
         assert message, "it holds something and says nothing"
         batch, fragments = decode_batch(ReplicaBatch, message)
-        return [(i, len(data)) for i, data in fragments], [reply.id for reply in batch.replies]
+        return [(i, len(data)) for i, data, _ in fragments], [reply.id for reply in batch.replies]
 
     def messages(self) -> list[tuple[list[tuple[int, int]], list[int]]]:
         out = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
+from serve_grpc.routing.peer import MOVES, Peer, PeerState, ReplicaFacts
+from serve_grpc.states import IllegalMoveError
 
 
 @pytest.fixture
@@ -114,3 +115,23 @@ def test_no_call_stands_by_at_a_peer_in_trouble(peer: Peer, trouble: str) -> Non
     peer.on_report(3, standby=2)
     setattr(peer, trouble, True)
     assert not peer.has_standby_room
+
+
+@pytest.mark.parametrize("before", list(PeerState))
+@pytest.mark.parametrize("after", list(PeerState))
+def test_only_the_moves_of_the_table_are_made(before: PeerState, after: PeerState) -> None:
+    peer = Peer(ReplicaFacts("r1", "10.0.0.1:7000"))
+    peer.state = before
+    if after is before or after in MOVES[before]:
+        assert peer.become(after) is (after is not before)
+        assert peer.state is after
+    else:
+        with pytest.raises(IllegalMoveError, match=f"{before.name} to {after.name}"):
+            peer.become(after)
+        assert peer.state is before
+
+
+def test_a_replica_that_is_gone_stays_so() -> None:
+    assert set(MOVES) == set(PeerState)
+    assert MOVES[PeerState.GONE] == frozenset()
+    assert all(PeerState.GONE in after for state, after in MOVES.items() if after)

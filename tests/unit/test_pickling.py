@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_grpc.payload import Segments, joined, pieces
-from serve_grpc.pickling import LARGE_BYTES, dump, load
+from serve_grpc.payload import LARGE_BYTES, Segments, joined, pieces
+from serve_grpc.pickling import dump, load
 from serve_grpc.serialization import get_serializer
 
 BIG = bytes(range(256)) * (LARGE_BYTES // 128)
@@ -31,6 +33,7 @@ def cut(payload: bytes, places: list[int]) -> Segments:
     return Segments([memoryview(part) for part in parts if part])
 
 
+@settings(deadline=None)  # it is about bytes, not about time
 @given(VALUES, st.lists(st.integers(0, 2**20), max_size=12))
 def test_a_value_is_the_same_wherever_its_pickle_is_cut(value: Any, places: list[int]) -> None:
     payload = joined(dump(value, pickle.Pickler))
@@ -39,6 +42,7 @@ def test_a_value_is_the_same_wherever_its_pickle_is_cut(value: Any, places: list
     assert load(payload) == value
 
 
+@settings(deadline=None)  # it is about bytes, not about time
 @given(st.lists(st.integers(0, 2**20), max_size=5), st.integers(1, 10**6))
 def test_a_pickle_that_is_cut_off_is_an_error(places: list[int], missing: int) -> None:
     payload = joined(dump([BIG, "end"], pickle.Pickler))
@@ -81,3 +85,33 @@ def test_other_serializers_are_given_the_payload_in_one_piece() -> None:
     payload = joined(msgpack.dump_response(BIG))
     assert msgpack.load_response(cut(payload, [1000, 5])) == BIG
     assert get_serializer("noop").load_request(cut(BIG, [77])) == ((BIG,), {})
+
+
+ROLLED_BACK = """
+from serve_grpc.serialization import get_serializer
+
+class Job:
+    limit = 10
+
+serializer = get_serializer("cloudpickle")
+sent = serializer.dump_response(Job())
+Job.limit = 20
+serializer.load_response(sent)
+print(Job.limit)
+"""
+
+
+def test_an_object_that_comes_back_sets_its_class_to_what_it_was() -> None:
+    """cloudpickle's, of classes that are in no module: docs/values.md says so."""
+    run = subprocess.run([sys.executable, "-c", ROLLED_BACK], capture_output=True, text=True)
+    assert (run.stdout, run.returncode) == ("10\n", 0), run.stderr
+
+
+@pytest.mark.parametrize("name", ["cloudpickle", "pickle"])
+def test_whether_a_read_only_array_may_be_written_to_depends_on_its_layout(name: str) -> None:
+    """NumPy's; docs/values.md says so."""
+    array = np.arange(10)
+    array.flags.writeable = False
+    serializer = get_serializer(name)
+    whole, strided = serializer.load_response(serializer.dump_response([array, array[::2]]))
+    assert (whole.flags.writeable, strided.flags.writeable) == (False, True)

@@ -14,7 +14,7 @@ from serve_grpc.caller import pool as pool_module
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.pool import ConnectionPool, pool_of
 from serve_grpc.config import Settings
-from serve_grpc.routing.peer import ReplicaFacts
+from serve_grpc.routing.peer import PeerState, ReplicaFacts
 from tests.ray.waiting import eventually_async
 
 
@@ -44,10 +44,36 @@ def test_a_heartbeat_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) 
 
     async def main() -> None:
         pool = ConnectionPool(Settings(heartbeat_interval_s=0.01))
-        owner: Any = object()
+        user: Any = object()
         for name in "abc":
-            pool.acquire(ReplicaFacts(name, f"{name}:1", max_ongoing_requests=1), owner)
+            pool.acquire(ReplicaFacts(name, f"{name}:1", max_ongoing_requests=1), user)
         await eventually_async(lambda: all(beats[name] >= 3 for name in "abc"))
         await pool.aclose()
 
     asyncio.run(main())
+
+
+def test_sessions_are_counted_by_their_state_and_what_carries_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "cluster_secrets", lambda: [b""])
+
+    async def main() -> Counter[tuple[str, str, str, str]]:
+        pool, user = ConnectionPool(Settings()), object()
+        states = {"a": "local", "b": "local", "c": "grpc", "d": ""}
+        for name, carrier in states.items():
+            facts = ReplicaFacts(name, f"{name}:1", deployment="Echo", application="app")
+            peer = pool.acquire(facts, user).peer  # type: ignore[arg-type]
+            peer.become(PeerState.CONNECTING)
+            peer.become(PeerState.READY if carrier else PeerState.LOST)
+            peer.carrier = carrier
+        pool.acquire(ReplicaFacts("idle", "idle:1"), user)  # type: ignore[arg-type]
+        counted = pool.states()
+        await pool.aclose()
+        return counted
+
+    assert asyncio.run(main()) == {
+        ("app", "Echo", "ready", "local"): 2,
+        ("app", "Echo", "ready", "grpc"): 1,
+        ("app", "Echo", "lost", ""): 1,
+    }

@@ -30,6 +30,8 @@ SINCE = re.compile(r"since (\d+)\.(\d+)")
 MODULES = tuple(
     importlib.import_module(name)
     for name in (
+        "ray.util.metrics",  # before `_raylet`, whose classes have the same names
+        "ray._private.node",
         "ray._private.serialization",
         "ray._private.worker",
         "ray._raylet",

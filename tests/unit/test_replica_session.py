@@ -12,13 +12,13 @@ from serve_grpc._generated.replica_pb2 import (
     Request,
     Template,
 )
+from serve_grpc.carriers.grpc.credentials import SESSION_MESSAGE_BYTES
 from serve_grpc.payload import joined
 from serve_grpc.protocol import replica as replica_module
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.wire import WireError
-from serve_grpc.transport.credentials import SESSION_MESSAGE_BYTES
 from tests.unit.sessions import STREAM, drain_into, fields, open_pair
 
 
@@ -79,7 +79,8 @@ def test_credit_is_handed_over() -> None:
 def test_a_request_of_exactly_the_limit_passes_and_one_byte_more_fails_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_module, "INLINE_BYTES", 10)
+    for module in (replica_module, wire):
+        monkeypatch.setattr(module, "INLINE_BYTES", 10)
     caller, replica = open_pair(limit=100)
     for name, size in [("fits", 100), ("over", 101), ("small", 1)]:
         caller.request(name, fields(b"x" * size, request_id=name))
@@ -118,7 +119,8 @@ def test_an_id_is_never_zero_and_never_given_to_two_calls(ids: list[int]) -> Non
 def test_replies_of_the_largest_size_all_arrive_however_many_end_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_module, "INLINE_BYTES", 4)
+    for module in (replica_module, wire):
+        monkeypatch.setattr(module, "INLINE_BYTES", 4)
     monkeypatch.setattr(wire, "FRAGMENT_BYTES", 8)
     caller, replica = open_pair(limit=64)
     count = 2 * wire.MAX_UNFINISHED_PAYLOADS
@@ -135,7 +137,8 @@ def test_replies_of_the_largest_size_all_arrive_however_many_end_together(
 def test_large_replies_arrive_past_any_number_of_small_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_module, "INLINE_BYTES", 4)
+    for module in (replica_module, wire):
+        monkeypatch.setattr(module, "INLINE_BYTES", 4)
     monkeypatch.setattr(wire, "FRAGMENT_BYTES", 8)
     monkeypatch.setattr(wire, "BATCH_BYTES", 1)  # a message for each small frame
     caller, replica = open_pair(limit=64)

@@ -11,8 +11,9 @@ import pytest
 from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.outcomes import Raised, Result
 from serve_grpc.response import ByValueResponse, ByValueResponseGenerator
-from tests.unit.transport_loop import TransportLoop
+from tests.unit.sessions_loop import TransportLoop
 
 
 class Transport(TransportLoop):
@@ -20,7 +21,7 @@ class Transport(TransportLoop):
 
     def cancel(self, call: Call) -> None:
         self.cancelled.append(call)
-        call.fail(RequestCancelledError("request"))
+        call.end(Raised(RequestCancelledError("request")))
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_a_stream_is_closed_in_a_thread(transport: Transport) -> None:
 
 def test_closing_again_or_after_the_end_changes_nothing(transport: Transport) -> None:
     stream = stream_of(transport, 1)
-    transport.run(stream._call.succeed, b"")
+    transport.run(stream._call.end, Result(b""))
     assert list(stream) == [0]
     for _ in range(2):
         stream.close()

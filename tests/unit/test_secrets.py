@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve_grpc.transport import secrets as secrets_module
-from serve_grpc.transport.secrets import MAX_READS_AT_ONCE, ClusterSecrets
+from serve_grpc.entrance import secrets as secrets_module
+from serve_grpc.entrance.secrets import MAX_READS_AT_ONCE, ClusterSecrets
 from tests.ray.waiting import eventually_async
 
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -87,7 +87,7 @@ def test_many_who_ask_at_once_cause_one_read(clock: Clock) -> None:
     run(main)
 
 
-def test_strangers_cause_few_reads_and_do_not_wait_for_more(clock: Clock) -> None:
+def test_unproven_peers_cause_few_reads_and_do_not_wait_for_more(clock: Clock) -> None:
     async def main() -> None:
         store = Store(NEW)
         secrets = ClusterSecrets(store, (OLD,))

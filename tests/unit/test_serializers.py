@@ -18,7 +18,7 @@ from serve_grpc.serialization import get_serializer, register_serializer, serial
 
 JSON_LIKE = [None, True, -1, 2**60, 1.5, "", "häß\n", [], [1, [2, None]], {"a": {"b": [1]}}]
 BINARY = [b"", b"\x00\xff" * 1000, {"blob": b"\x00"}]
-PLAIN_PYTHON = [2**100, (1, 2), {1, 2}, frozenset("ab"), {(1, 2): 3}, 1j, bytearray(b"x"), ...]
+PLAIN_PYTHON = [2**100, (1, 2), {1, 2}, frozenset({3, 4}), {(1, 2): 3}, 1j, bytearray(b"x"), ...]
 
 
 @dataclasses.dataclass
@@ -57,6 +57,9 @@ class Tensor:
         return isinstance(other, Tensor) and other.data == self.data
 
     __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"Tensor({len(self.data)} bytes)"  # the name of a test must not change
 
 
 OBJECTS = [Point(1, [2.5]), Model(name="m", points=[1]), TextError("t", 7), Tensor(b"1234" * 999)]

@@ -9,8 +9,9 @@ import grpc
 import pytest
 
 from serve_grpc._generated.replica_pb2 import CallerBatch, Hello, Proof, Refusal, ReplicaBatch
-from serve_grpc.transport import server as server_module
-from serve_grpc.transport.server import SessionStream
+from serve_grpc.carriers import replica_pump
+from serve_grpc.carriers.grpc.accepted import ServerLink
+from serve_grpc.carriers.replica_pump import ReplicaPump
 from tests.behaviour.serving import Echo
 from tests.unit.sessions import REPLICA_ID, new_replica
 
@@ -46,14 +47,19 @@ class Context:
         raise grpc.aio.AbortError(details)
 
 
-def new_stream(context: Context) -> SessionStream:
-    return SessionStream(new_replica(), context, Echo())
+async def handle(context: Context) -> None:
+    """As the server's handler does."""
+    link = ServerLink(context)
+    try:
+        await ReplicaPump(new_replica(), link, Echo()).run()
+    finally:
+        link.end_handler()
 
 
 def test_a_refusal_waits_until_the_challenge_is_written() -> None:
     async def main() -> list[bytes]:
         context = Context()
-        running = asyncio.create_task(new_stream(context).run())
+        running = asyncio.create_task(handle(context))
         for _ in range(20):
             await asyncio.sleep(0)
         assert (context.is_writing, running.done()) == (True, False)
@@ -69,12 +75,12 @@ def test_a_refusal_waits_until_the_challenge_is_written() -> None:
 
 
 def test_a_peer_that_never_reads_its_refusal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "REFUSAL_S", 0.05)
+    monkeypatch.setattr(replica_pump, "REFUSAL_S", 0.05)
 
     async def main() -> None:
         context = Context()
         with pytest.raises(grpc.aio.AbortError):
-            await asyncio.wait_for(asyncio.shield(new_stream(context).run()), 5)
+            await asyncio.wait_for(asyncio.shield(handle(context)), 5)
         assert context.aborted == "the refusal was not read"
 
     asyncio.run(main())

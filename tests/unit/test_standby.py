@@ -6,21 +6,21 @@ import asyncio
 
 import pytest
 
-from serve_grpc.replica.standby import MAX_STANDBY, STAND_BY_S, SlotRelay, StandBy
+from serve_grpc.replica.standby import MAX_STANDBY, STAND_BY_S, SlotRelay, StandbyQueue
 
 WARM = 1000
 
 
-def used_to(duration_ms: float) -> StandBy[str]:
-    """A row at a replica whose requests have taken so long for some time."""
-    row: StandBy[str] = StandBy()
+def used_to(duration_ms: float) -> StandbyQueue[str]:
+    """A queue at a replica whose requests have taken so long for some time."""
+    queue: StandbyQueue[str] = StandbyQueue()
     for _ in range(WARM):
-        row.on_duration(duration_ms)
-    return row
+        queue.on_duration(duration_ms)
+    return queue
 
 
 def test_nobody_stands_by_at_a_replica_that_is_not_known() -> None:
-    assert StandBy[str]().size(1000) == 0
+    assert StandbyQueue[str]().size(1000) == 0
 
 
 @pytest.mark.parametrize(
@@ -42,56 +42,56 @@ def test_as_many_stand_by_as_the_slots_get_through_in_the_time_ahead(
 
 
 def test_a_few_long_requests_among_short_ones_end_it() -> None:
-    row = used_to(0.05)
-    row.on_duration(500.0)
-    assert row.size(5) == 0
+    queue = used_to(0.05)
+    queue.on_duration(500.0)
+    assert queue.size(5) == 0
 
 
 def test_first_come_first_served() -> None:
-    row = used_to(0.05)
+    queue = used_to(0.05)
     for name in "abc":
-        row.add(name, 0.0)
-    assert [row.take() for _ in range(4)] == ["a", "b", "c", None]
+        queue.add(name, 0.0)
+    assert [queue.take() for _ in range(4)] == ["a", "b", "c", None]
 
 
 def test_those_whose_time_is_over_are_late_and_the_others_stay() -> None:
-    row = used_to(0.05)
-    row.add("old", 0.0)
-    row.add("young", STAND_BY_S / 2)
-    assert row.take_late(STAND_BY_S) == ["old"]
-    assert len(row) == 1
-    assert row.take() == "young"
+    queue = used_to(0.05)
+    queue.add("old", 0.0)
+    queue.add("young", STAND_BY_S / 2)
+    assert queue.take_late(STAND_BY_S) == ["old"]
+    assert len(queue) == 1
+    assert queue.take() == "young"
 
 
 def test_nobody_else_stands_by_after_one_was_late() -> None:
-    row = used_to(0.05)
-    row.add("old", 0.0)
-    row.take_late(STAND_BY_S)
-    assert row.size(1000) == 0
+    queue = used_to(0.05)
+    queue.add("old", 0.0)
+    queue.take_late(STAND_BY_S)
+    assert queue.size(1000) == 0
 
 
 def test_in_time_is_not_late() -> None:
-    row = used_to(0.05)
-    row.add("one", 0.0)
-    assert row.take_late(STAND_BY_S / 2) == []
-    assert row.size(5) == MAX_STANDBY
+    queue = used_to(0.05)
+    queue.add("one", 0.0)
+    assert queue.take_late(STAND_BY_S / 2) == []
+    assert queue.size(5) == MAX_STANDBY
 
 
 # ------------------------------------------------------------ slots that change hands
 
 
 class Slots:
-    """A relay over a row, and what it does with slots."""
+    """A relay over a queue, and what it does with slots."""
 
     def __init__(self) -> None:
-        self.row: StandBy[str] = StandBy()
-        self.relay = SlotRelay(self.row, asyncio.get_running_loop(), self.run, self.given_back)
+        self.queue: StandbyQueue[str] = StandbyQueue()
+        self.relay = SlotRelay(self.queue, asyncio.get_running_loop(), self.run, self.given_back)
         self.ran: list[str] = []
         self.back = 0
 
     async def run(self, request: str) -> None:
         self.ran.append(request)
-        if self.row:
+        if self.queue:
             self.relay.add()
         else:
             self.back += 1
@@ -101,7 +101,7 @@ class Slots:
 
     def wait(self, *requests: str) -> None:
         for request in requests:
-            self.row.add(request, 0.0)
+            self.queue.add(request, 0.0)
         self.relay.expect(len(requests))
         for _ in requests:
             self.relay.start_one()
@@ -154,14 +154,14 @@ def test_slots_are_given_back_when_those_that_stood_by_were_late() -> None:
         slots = Slots()
         slots.wait("a", "b")
         slots.relay.add()
-        assert slots.row.take_late(STAND_BY_S) == ["a", "b"]
+        assert slots.queue.take_late(STAND_BY_S) == ["a", "b"]
         await turns(2)
         assert (slots.ran, slots.back) == ([], 1)
 
     asyncio.run(main())
 
 
-def test_a_slot_for_an_empty_row_is_given_back_at_once() -> None:
+def test_a_slot_for_an_empty_queue_is_given_back_at_once() -> None:
     async def main() -> None:
         slots = Slots()
         slots.relay.add()

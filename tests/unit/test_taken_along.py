@@ -9,8 +9,9 @@ from ray.serve import context as serve_context
 from ray.serve.exceptions import RequestCancelledError
 
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.outcomes import Raised
 from serve_grpc.response import ByValueResponse, ByValueResponseGenerator
-from tests.unit.transport_loop import TransportLoop, until
+from tests.unit.sessions_loop import TransportLoop, until
 
 PARENT = "parent"
 
@@ -19,7 +20,7 @@ class Transport(TransportLoop):
     """Ends cancelled calls as the router does."""
 
     def cancel(self, call: Call) -> None:
-        call.fail(RequestCancelledError("request"))
+        call.end(Raised(RequestCancelledError("request")))
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_every_child_is_cancelled_though_each_leaves_at_once(transport: Transpor
     for child in serve_context._get_in_flight_requests(PARENT).values():  # as Serve does
         child.cancel()
         until(lambda child=child: child.done)
-    assert all(isinstance(call.error, RequestCancelledError) for call in calls)
+    assert all(isinstance(call.exception(), RequestCancelledError) for call in calls)
     assert PARENT not in serve_context._in_flight_requests
 
 
@@ -99,6 +100,6 @@ def test_a_handler_that_raises_cancelled_error_by_itself_cancels_nobody(
     transport: Transport, kind
 ) -> None:
     call, response, wait = kind(transport)
-    transport.run(call.fail, RequestCancelledError("request"))
+    transport.run(call.end, Raised(RequestCancelledError("request")))
     with pytest.raises(RequestCancelledError):
         asyncio.run(wait(response))

@@ -14,7 +14,7 @@ from anyio import to_thread
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation
-from serve_grpc.replica.standby import StandBy
+from serve_grpc.replica.standby import StandbyQueue
 from tests.ray.waiting import eventually_async
 from tests.unit.test_executor import DUMPS, OneMethod, Outcomes, invocation, settle
 
@@ -62,7 +62,7 @@ class Users:
 class Harness:
     """An executor with one method."""
 
-    def __init__(self, function: Callable[..., Any], standby: StandBy[Invocation]) -> None:
+    def __init__(self, function: Callable[..., Any], standby: StandbyQueue[Invocation]) -> None:
         replica: Any = OneMethod(function)
         replica.ongoing, replica.max_ongoing_requests = lambda: 1, 1
         self.outcomes = Outcomes()
@@ -73,11 +73,11 @@ def run(
     users: Users,
     function: Callable[..., Any],
     test: Callable[[Harness], Awaitable[None]],
-    standby: StandBy[Invocation] | None = None,
+    standby: StandbyQueue[Invocation] | None = None,
 ) -> None:
     async def main() -> None:
         try:
-            await test(Harness(function, StandBy() if standby is None else standby))
+            await test(Harness(function, StandbyQueue() if standby is None else standby))
         finally:
             users.go.set()
 
@@ -150,7 +150,7 @@ async def settle_in_time(harness: Harness) -> None:
 
 def test_a_slot_that_was_held_goes_to_one_that_stands_by() -> None:
     users = Users()
-    standby: StandBy[Invocation] = StandBy()
+    standby: StandbyQueue[Invocation] = StandbyQueue()
 
     async def test(harness: Harness) -> None:
         one, two = invocation(1), invocation(2)

@@ -144,7 +144,7 @@ def test_a_pickle_that_holds_no_exception_becomes_text(pickled: bytes) -> None:
 @pytest.mark.parametrize(
     "error",
     [ValueError("mine", Unpicklable()), KeyError(Unpicklable()), OSError(Unpicklable())],
-    ids=repr,
+    ids=lambda error: type(error).__name__,
 )
 def test_one_of_pythons_own_that_cannot_be_pickled_is_still_of_its_type(error: Exception) -> None:
     back = there_and_back(error)

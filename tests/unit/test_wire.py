@@ -17,7 +17,10 @@ from serve_grpc._generated.replica_pb2 import (
 )
 from serve_grpc.payload import joined
 from serve_grpc.protocol import wire
-from serve_grpc.protocol.wire import Assembler, PayloadOverflow, WireError, decode_batch
+from serve_grpc.protocol.assembler import Assembler, PayloadOverflow
+from serve_grpc.protocol.places import Place
+from serve_grpc.protocol.wire import WireError, decode_batch
+from tests.fakes.memory import TableMemory
 
 LARGE = wire.HAND_DECODE_BYTES + 1
 both_kinds = pytest.mark.parametrize("kind", [CallerBatch, ReplicaBatch])
@@ -30,8 +33,8 @@ UNKNOWN_FIELDS = {
 }
 
 
-def plain(fragments: list[tuple[int, bytes | memoryview]]) -> list[tuple[int, bytes]]:
-    return [(call_id, bytes(data)) for call_id, data in fragments]
+def plain(fragments: list[tuple[int, bytes | memoryview, int]]) -> list[tuple[int, bytes]]:
+    return [(call_id, bytes(data)) for call_id, data, _ in fragments]
 
 
 @both_kinds
@@ -44,6 +47,45 @@ def test_a_fragment_is_written_as_the_generated_class_writes_it(
     expected = kind(fragments=[Fragment(id=call_id, data=data)]).SerializeToString()
     assert b"".join(wire.encode_fragment(call_id, data)) == expected
     assert b"".join(wire.encode_fragment(call_id, memoryview(data))) == expected
+
+
+@both_kinds
+@pytest.mark.parametrize("size", [1, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("piece_size", [1, 128, 2**32, 2**64 - 1])
+def test_the_size_of_a_piece_is_read_as_protobuf_reads_it(
+    kind: type[Any], size: int, piece_size: int
+) -> None:
+    message = b"".join(wire.encode_fragment(7, b"x" * size, piece_size))
+    expected = Fragment(id=7, data=b"x" * size, size=piece_size)
+    assert list(kind.FromString(message).fragments) == [expected]
+    for written in (message, kind(fragments=[expected]).SerializeToString()):
+        _, ((call_id, data, begun),) = decode_batch(kind, written)
+        assert (call_id, bytes(data), begun) == (7, b"x" * size, piece_size)
+
+
+@both_kinds
+@pytest.mark.parametrize("offset", [0, 4096, 2**63])
+@pytest.mark.parametrize("call_id", [1, 127, 128, 2**64 - 1])
+def test_a_place_is_written_as_the_generated_class_writes_it(
+    kind: type[Any], offset: int, call_id: int
+) -> None:
+    place = Place(3, offset, 70_000)
+    fragment = Fragment(id=call_id, segment=3, offset=offset, size=70_000)
+    assert wire.encode_place(call_id, place) == kind(fragments=[fragment]).SerializeToString()
+
+
+@pytest.mark.parametrize("beside", [b"", b"b" * LARGE], ids=["small", "large"])
+def test_a_place_breaks_a_session_without_shared_memory(beside: bytes) -> None:
+    batch = CallerBatch(fragments=[Fragment(id=1, segment=1, size=5), Fragment(id=2, data=beside)])
+    with pytest.raises(WireError, match="on a link that has none"):
+        decode_batch(CallerBatch, batch.SerializeToString())
+
+
+@pytest.mark.parametrize("beside", [b"", b"b" * LARGE], ids=["small", "large"])
+def test_a_place_that_is_not_there_breaks_the_session(beside: bytes) -> None:
+    batch = CallerBatch(fragments=[Fragment(id=1, segment=9, size=5), Fragment(id=2, data=beside)])
+    with pytest.raises(WireError, match="there is no such range"):
+        decode_batch(CallerBatch, batch.SerializeToString(), TableMemory())
 
 
 @pytest.mark.parametrize("size", [1, LARGE], ids=["small", "large"])

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 
 from serve_grpc.errors import SerializationError
-from serve_grpc.payload import Segments, joined
-from serve_grpc.pickling import LARGE_BYTES
+from serve_grpc.payload import LARGE_BYTES, Segments, joined
 from serve_grpc.serialization import get_serializer
 
 # Levels of a result; an argument stands two levels deep, in `(args, kwargs)`.

@@ -18,6 +18,7 @@ from ray import serve
 import serve_grpc
 from serve_grpc.deadlines import current_deadline_s, remaining_ms
 from tests.ray.apps.failures import raise_kind
+from tests.ray.carriers import options_over
 
 __all__ = ["OPTIONS", "Workbench", "bench_app"]
 
@@ -189,14 +190,14 @@ class Workbench:
 
         from serve_grpc._serve.replicas import current_replica
 
-        access = current_replica()
+        adapter = current_replica()
         files = [
             getattr(handler, "target", handler)
             for handler in logging.getLogger("ray.serve").handlers
         ]
         return {
-            "replica_id": access.replica_id,
-            "ongoing": access.ongoing(),
+            "replica_id": adapter.replica_id,
+            "ongoing": adapter.ongoing(),
             "log_file": next(f.baseFilename for f in files if hasattr(f, "baseFilename")),
             "actor_id": ray.get_runtime_context().get_actor_id(),
             "pid": os.getpid(),
@@ -211,7 +212,7 @@ OPTIONS = {
 }
 
 
-def bench_app() -> serve.Application:
-    """A workbench that calls another one."""
-    enabled = serve_grpc.deployment(**OPTIONS)(Workbench)
+def bench_app(carrier: str = "local") -> serve.Application:
+    """A workbench that calls another one; both are called over this carrier."""
+    enabled = serve_grpc.deployment(**options_over(carrier, OPTIONS))(Workbench)
     return enabled.options(name="Outer").bind(enabled.options(name="Inner").bind())

@@ -62,7 +62,7 @@ class Hostile(Guarded):
 
     async def turn(self, path: str) -> None:
         """From now on every result, item and exception is a pickle that touches `path`."""
-        from serve_grpc.replica import executor, failures
+        from serve_grpc.replica import failures, user_code
 
         bomb = pickle.dumps(Touch(path))
         tell = failures.message_from_exception
@@ -73,11 +73,11 @@ class Hostile(Guarded):
             return message
 
         failures.message_from_exception = tell_with_a_bomb
-        executor.Executor._dump = lambda *_: bomb  # type: ignore[method-assign]
+        user_code.UserCode._dump = lambda *_: bomb  # type: ignore[method-assign]
 
 
 class Messenger:
-    """Calls another deployment by value from its own process. Args: `target`, a native handle."""
+    """Calls another deployment by value from its own process. Args: `target`, Serve's handle."""
 
     def __init__(self, target: Any) -> None:
         self._target = serve_grpc.wrap(target).options(_by_reference=False)

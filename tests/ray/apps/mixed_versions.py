@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import serve_grpc
+from serve_grpc.carriers.local import framing
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.outbox import Outbox
 
@@ -26,13 +27,15 @@ class Mixed:
     Args:
         path: A directory in which replicas take numbers.
         kinds: What each number is: "old", "new" (speaks a newer version too, and says things of
-            it), or "only new" (no longer speaks this one).
+            it), or "only new" (no longer speaks this one). On the local lane there is one version
+            at a time: new ones speak another.
     """
 
     def __init__(self, path: str, kinds: list[str]) -> None:
         self.kind = kinds[_take_number(path) % len(kinds)]
         if self.kind != "old":
             handshake.MAX_VERSION += 1
+            framing.VERSION += 1
             _say_unknown_things()
         if self.kind == "only new":
             handshake.MIN_VERSION = handshake.MAX_VERSION

@@ -28,7 +28,7 @@ class Placed(Gated):
 
 
 class Caller:
-    """Args: `placed`, a native handle (this deployment is a plain one); `other`, not used here."""
+    """Args: `placed`, Serve's handle (this deployment is a plain one); `other`, not used here."""
 
     def __init__(self, placed: Any, other: Any = None) -> None:
         # A handle takes this option once, before its first use: hence two.
@@ -36,8 +36,8 @@ class Caller:
         self.handles = {"near": near, "any": placed}
 
     def _handle(self, transport: str, which: str) -> Any:
-        native = self.handles[which]
-        handle = serve_grpc.wrap(native) if transport == OURS else native
+        serves = self.handles[which]
+        handle = serve_grpc.wrap(serves) if transport == OURS else serves
         return handle.options(_by_reference=transport == BY_REFERENCE)
 
     async def nodes(self, transport: str, which: str, number: int) -> dict[str, int]:

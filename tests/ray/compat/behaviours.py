@@ -127,6 +127,6 @@ def over(transport: str, handle: Any) -> Any:
     Only serve_grpc's handle keeps the options that `handle` has.
     """
     if transport == SERVES_GRPC:
-        native = serve.get_deployment_handle(handle.deployment_name, handle.app_name)
-        return native.options(_by_reference=False)
+        serves = serve.get_deployment_handle(handle.deployment_name, handle.app_name)
+        return serves.options(_by_reference=False)
     return handle.options(_by_reference=transport == BY_REFERENCE)

@@ -32,17 +32,18 @@ SECTIONS = (
 INTRODUCTION = """\
 # Compatibility
 
-What Ray Serve does for calls through handles, and which transport does it: Ray's actor calls (*by
-reference*, Serve's default), Serve's own gRPC transport, and `serve_grpc`. This page is written by
-`python -m tests.ray.compat.page` from the tests it links to. Each test runs once for each cell of
-its row on a real Ray Serve (2.60); where a cell says something else than "yes", the test must fail.
+What Ray Serve does for calls that are made through handles, and whether it still does it when
+another transport carries them. There are three transports: Ray's actor calls (*by reference*,
+Serve's default), Serve's own gRPC transport, and `serve_grpc`. `python -m tests.ray.compat.page`
+writes this page from the tests that it links to. Each test runs once for each cell of its row, on a
+real Ray Serve (2.60). If a cell does not say "yes", the test must fail there.
 """
 
 DIFFERENCES = """\
 ## What differs
 
-What a program may notice when its calls change their transport. The test of a row asserts each of
-its cells.
+What a program may notice when its calls move from one transport to another. The test of a row
+asserts what each of its cells says.
 
 | what | {transports} | why serve_grpc does it so | test |
 | --- | --- | --- | --- | --- | --- |

@@ -31,7 +31,7 @@ def results(responses):
 # ------------------------------------------------------------ batches
 
 
-@behaviour(SECTION, "`@serve.batch` runs calls that are open together as one batch")
+@behaviour(SECTION, "`@serve.batch` runs calls that wait at the same time as one batch")
 def test_full_batches(transport, batches):
     handle = transport.over(batches)
     responses = [handle.full.remote(i) for i in range(8)]
@@ -81,7 +81,7 @@ def test_cancelled_calls_leave_the_batch(transport, batches, key):
     assert [[value, size] for value, size, _ in got] == [[1, 3], [2, 3], [3, 3]]
 
 
-@behaviour(SECTION, "Streams of one batched generator go on together and end one by one")
+@behaviour(SECTION, "The streams of one batched generator run together, and each ends on its own")
 def test_streaming_batches(transport, batches):
     async def items(end):
         stream = transport.over(batches).options(method_name="counted", stream=True).remote(end)
@@ -121,7 +121,7 @@ def test_calls_go_where_the_model_is(transport, models, key):
         assert pids.count(first) >= 10
 
 
-@behaviour(SECTION, "A replica drops the model that was not used for longest")
+@behaviour(SECTION, "A replica unloads the model that was not used for the longest time")
 def test_least_recently_used_model_goes(transport, models, key):
     handle = transport.over(models)
     held = []

@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,11 +16,10 @@ import ray
 from ray import serve
 
 import serve_grpc
-from tests.conftest import free_port
 from tests.ray.apps.operations import OPTIONS, AskingActor, Back, Relay, ask_in_a_task
 from tests.ray.apps.plain import Plain
 from tests.ray.compat.behaviours import BY_REFERENCE, OURS, behaviour
-from tests.ray.scripts import run_script
+from tests.ray.instance import free_port
 from tests.ray.waiting import eventually
 
 pytestmark = pytest.mark.timeout(400)
@@ -79,7 +78,7 @@ def test_event_loops_share_a_handle(echo, transport):
 
 
 @pytest.fixture(scope="module")
-def by_client(serve_instance: None) -> Iterator[Any]:
+def by_client(serve_instance: None, run_script: Callable[..., str]) -> Iterator[Any]:
     """What a Ray Client saw: a process of its own, connected to a Ray Client server of ours."""
     port = free_port()
     address = ray.get_runtime_context().gcs_address

@@ -34,13 +34,15 @@ def second(transport, links):
 # ------------------------------------------------------------ responses as arguments
 
 
-@behaviour(SECTION, "A response is an argument of another call, by position or by name")
+@behaviour(SECTION, "A response can be an argument of another call, by position or by name")
 def test_responses_as_arguments(first, second):
     one, ten = first.add.remote(0), first.add.remote(9)
     assert second.add.remote(one, more=ten).result(timeout_s=30) == 11
 
 
-@behaviour(SECTION, "One response is an argument of several calls, and has a result besides")
+@behaviour(
+    SECTION, "One response can be an argument of several calls, and its result can be read as well"
+)
 def test_one_response_for_several_calls(first, second):
     one = first.add.remote(0)
     calls = [second.add.remote(one, more=i) for i in range(5)]
@@ -49,7 +51,7 @@ def test_one_response_for_several_calls(first, second):
 
 
 @pytest.mark.parametrize("other", TRANSPORTS)
-@behaviour(SECTION, "A response over one transport is an argument of a call over any other")
+@behaviour(SECTION, "A response over one transport can be an argument of a call over any other")
 def test_responses_across_transports(transport, other, links, first):
     there = over(other, links[1])
     assert there.add.remote(first.add.remote(0)).result(timeout_s=30) == 2
@@ -120,7 +122,8 @@ def test_object_ref_of_a_response(first):
 
 
 @behaviour(
-    SECTION, "`ray.put()` of a result is an argument of Ray tasks and of calls over any transport"
+    SECTION,
+    "`ray.put()` of a result can be an argument of Ray tasks and of calls over any transport",
 )
 def test_result_as_object_ref(first, links):
     ref = ray.put(first.add.remote(0).result(timeout_s=30))

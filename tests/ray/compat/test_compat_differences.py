@@ -75,7 +75,7 @@ def error_of(response, timeout_s=PATIENCE_S):
 
 @difference(
     "A contiguous array of numbers, or a frame of them, may be written to where it arrives",
-    by_reference="no, it lies in Ray's object store (arrays of dates, and strided ones, may)",
+    by_reference="no: it is a view of Ray's object store (arrays of dates, and strided ones, may)",
     serves_grpc="yes",
     ours="yes",
     why="each receiver has a copy of its own",
@@ -94,7 +94,8 @@ def test_arrays_may_be_written_to(transport, handle, value):
     by_reference="`bytes`",
     serves_grpc="`bytearray`",
     ours="`bytearray`",
-    why="pickle keeps it, Ray's object store does not; a `memoryview` is `bytes` everywhere",
+    why="pickle keeps the type, Ray's object store does not; a `memoryview` arrives as `bytes` "
+    "over every transport",
 )
 def test_bytearrays(transport, handle):
     expected = "bytes" if transport.name == BY_REFERENCE else "bytearray"
@@ -109,7 +110,7 @@ def test_bytearrays(transport, handle):
     by_reference="passes",
     serves_grpc="fails with an error of gRPC",
     ours="fails with `MessageTooLargeError`, a `ValueError`",
-    why="one call must not fill a process's memory, nor hold up the others",
+    why="one call must not fill a process's memory, nor delay the others",
 )
 @pytest.mark.parametrize("method", ["length", "blob"])
 def test_large_values(transport, handle, method):
@@ -127,8 +128,8 @@ def test_large_values(transport, handle, method):
     "An argument that cannot be serialized",
     by_reference="raises `TypeError` where the response is awaited",
     serves_grpc="the same",
-    ours="raises `SerializationError`, a `TypeError`, there",
-    why="it names the serializer, the type, and what would take it",
+    ours="raises `SerializationError`, which is a `TypeError`, in the same place",
+    why="the error names the serializer, the type, and a serializer that takes it",
 )
 def test_arguments_that_cannot_be_serialized(transport, handle):
     error = error_of(handle.echo.remote(threading.Lock()))
@@ -144,7 +145,7 @@ def test_arguments_that_cannot_be_serialized(transport, handle):
     by_reference="the handler runs on; the response can be awaited again",
     serves_grpc="the handler is cancelled",
     ours="the handler is cancelled; the response raises `RequestCancelledError` from then on",
-    why="nobody waits any more, as when any other task is cancelled",
+    why="nobody waits for the call any more; it is as if a task were cancelled",
 )
 def test_wait_for(transport, handle, board):
     async def give_up_and_wait_again():
@@ -175,7 +176,7 @@ def test_wait_for(transport, handle, board):
     by_reference="`GetTimeoutError`, a `TimeoutError`",
     serves_grpc="`TimeoutError`",
     ours="`TimeoutError`",
-    why="there is no object of Ray's to get",
+    why="the result is no object in Ray's store, so Ray's `get` is not involved",
 )
 def test_timeouts_of_result(transport, handle, board):
     response = handle.hold.remote(board.path, "first")
@@ -186,7 +187,7 @@ def test_timeouts_of_result(transport, handle, board):
 
 
 @difference(
-    "A stream is let go in the middle (`break`, then no reference to it)",
+    "A stream is let go before its end (`break`, and then nothing refers to it)",
     by_reference="the generator runs on",
     serves_grpc="the generator runs on",
     ours="the generator is closed",
@@ -208,7 +209,7 @@ def test_streams_that_are_let_go(transport, handle, board):
 
 @difference(
     "A consumer takes one item of a stream and waits",
-    by_reference="the generator runs to its end, its items wait in memory",
+    by_reference="the generator runs to its end, and its items wait in memory",
     serves_grpc="the same",
     ours="the generator pauses after `SERVE_GRPC_STREAM_WINDOW_ITEMS` (256) items, or 1 MiB",
     why="a slow consumer must not fill the memory of either process",
@@ -226,10 +227,10 @@ def test_streams_that_are_not_consumed(transport, handle, board):
 
 @difference(
     "A `def` handler whose call was cancelled",
-    by_reference="gives its slot back at once: more threads run than `max_ongoing_requests`",
+    by_reference="gives its slot back at once, so more threads than `max_ongoing_requests` run",
     serves_grpc="the same",
-    ours="keeps its slot until the thread is out; its caller is told at once",
-    why="`max_ongoing_requests` holds: a thread cannot be stopped",
+    ours="keeps its slot until its code has ended; its caller is told at once",
+    why="a thread cannot be stopped, and `max_ongoing_requests` must hold",
 )
 def test_slots_of_cancelled_threads(transport, own_handle, board):
     handle = own_handle("one-slot", max_ongoing_requests=1)
@@ -251,9 +252,9 @@ def test_slots_of_cancelled_threads(transport, own_handle, board):
 
 @difference(
     "50 calls at once to an idle replica with 100 slots and `max_queued_requests=5`",
-    by_reference="some are refused: each counts as queued until it was sent",
+    by_reference="some are refused: each call counts as queued until it is sent",
     serves_grpc="some are refused",
-    ours="all are sent: only a call that finds no slot waits",
+    ours="all are sent: only a call that finds no free slot counts as queued",
     why="the limit is for calls that wait",
 )
 def test_bursts(transport, own_handle):
@@ -275,10 +276,10 @@ def test_bursts(transport, own_handle):
 
 @difference(
     "Attributes of the user's exception with a default, such as `errno` or a dataclass's fields",
-    by_reference="are those of `error.cause`; the error that was caught has the defaults",
-    serves_grpc="are there; the remote traceback is not",
-    ours="are those of `error.cause`; the error that was caught has the defaults",
-    why="it is Ray's own `RayTaskError`, as by reference, with the remote traceback",
+    by_reference="are on `error.cause`; the error that is caught has the defaults",
+    serves_grpc="are on the error that is caught; there is no remote traceback",
+    ours="are on `error.cause`; the error that is caught has the defaults",
+    why="as by reference, the error is Ray's own `RayTaskError`, with the remote traceback",
 )
 def test_attributes_of_exceptions(transport, handle):
     missing = error_of(handle.raise_os_error.remote())
@@ -299,21 +300,21 @@ def test_attributes_of_exceptions(transport, handle):
     by_reference="is not caught by its type; it is `error.cause`",
     serves_grpc="is caught by its type",
     ours="is not caught by its type; it is `error.cause`",
-    why="a `RayTaskError` of that type would have to be a subclass",
+    why="a `RayTaskError` that is also of that type would have to be a subclass of it",
 )
 def test_exceptions_of_final_classes(transport, handle):
     error = error_of(handle.raise_validation_error.remote())
-    is_native = transport.name == SERVES_GRPC
-    assert isinstance(error, pydantic.ValidationError) is is_native
-    assert (error if is_native else error.cause).errors()[0]["loc"] == ("x",)
+    is_serve_routed = transport.name == SERVES_GRPC
+    assert isinstance(error, pydantic.ValidationError) is is_serve_routed
+    assert (error if is_serve_routed else error.cause).errors()[0]["loc"] == ("x",)
 
 
 @difference(
     "A `ValueError` that cannot be pickled arrives as",
     by_reference="a `RayTaskError` with its text",
     serves_grpc="an error of gRPC",
-    ours="a `RayTaskError` with its text, which is a `ValueError`, too",
-    why="what is known of it is told",
+    ours="a `RayTaskError` with its text, which is also a `ValueError`",
+    why="the caller is told what is known of the error",
 )
 def test_exceptions_that_cannot_be_pickled(transport, handle):
     error = error_of(handle.raise_with_a_lock.remote())
@@ -325,10 +326,10 @@ def test_exceptions_that_cannot_be_pickled(transport, handle):
 
 @difference(
     "An exception that can be pickled, but not built again, arrives as",
-    by_reference="an error of Ray's that is no `RayTaskError`",
-    serves_grpc="the `TypeError` that building it raises",
+    by_reference="an error of Ray's that is not a `RayTaskError`",
+    serves_grpc="the `TypeError` that is raised when it is built again",
     ours="a `RayTaskError` with its text and traceback",
-    why="what is known of it is told",
+    why="the caller is told what is known of the error",
 )
 def test_exceptions_that_cannot_be_built_again(transport, handle):
     error = error_of(handle.raise_two_numbers.remote())
@@ -343,7 +344,7 @@ def test_exceptions_that_cannot_be_built_again(transport, handle):
     by_reference="`ActorDiedError`, a `RayActorError`",
     serves_grpc="`ActorUnavailableError`, a `RayActorError`",
     ours="`ReplicaDiedError`, a `RayActorError`, which says whether the call may have run",
-    why="a caller that may repeat the call has to know",
+    why="a caller that wants to repeat the call has to know",
 )
 def test_replicas_that_die(transport, own_handle):
     error = error_of(own_handle("dying").die.remote())

@@ -130,7 +130,7 @@ def test_cancel(client, links, key):
     assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-@behaviour(INGRESS, "Request id and model of an RPC's metadata reach inner calls")
+@behaviour(INGRESS, "The request id and the model in an RPC's metadata reach inner calls")
 def test_metadata(client, key):
     answer = client.ask("request", request_id=key, multiplexed_model_id="model-7")
     links = ast.literal_eval(answer)

@@ -207,7 +207,7 @@ def test_disconnect_cancels_scattered_calls(visitor, links, key):
     eventually(lambda: [note(links["Back"], k) for k in keys] == [CANCELLED] * number)
 
 
-@behaviour(INGRESS, "The same in a replica that does everything in one thread")
+@behaviour(INGRESS, "The same, in a replica that does everything in one thread")
 def test_disconnect_cancels_scattered_calls_in_one_thread(
     one_thread_visitor, one_thread, links, key
 ):
@@ -295,7 +295,9 @@ def test_request_id(visitor, key):
     assert {link["request_id"] for link in made_up.json()} == {made_up.headers["x-request-id"]}
 
 
-@behaviour(INGRESS, "Model and session of the request's headers can be passed on to inner calls")
+@behaviour(
+    INGRESS, "The model and the session in the request's headers can be passed on to inner calls"
+)
 def test_model_and_session(visitor):
     headers = {"serve_multiplexed_model_id": "model-7", "x-session-id": "session-9"}
     links = visitor.get("/request", headers=headers).json()

@@ -129,7 +129,7 @@ def test_waits_are_observed(traffic):
 
 
 @behaviour(
-    "Observability", "The time that calls wait for their arguments is observed once for each"
+    "Observability", "The time that a call waits for its arguments is observed once for each call"
 )
 def test_resolutions_are_observed(traffic):
     name = "serve_router_args_resolution_latency_ms"
@@ -235,7 +235,7 @@ def test_access_log_tells_of_cancelled_calls(traffic, tmp_path):
 
 
 @behaviour(
-    "Observability", "Nested calls carry the request id of the first, into the users' logs too"
+    "Observability", "Nested calls carry the request id of the first call, also in the users' logs"
 )
 def test_nested_calls_carry_the_request_id(traffic):
     log_file = traffic.handle.log_file.remote().result(timeout_s=PATIENCE_S)
@@ -245,7 +245,10 @@ def test_nested_calls_carry_the_request_id(traffic):
     eventually(lambda: any(own in line for line in lines_of(log_file, response.request_id)))
 
 
-@behaviour("Observability", "Separate calls have ids of their own, which the response tells")
+@behaviour(
+    "Observability",
+    "Calls that are not nested have request ids of their own",
+)
 def test_separate_calls_have_ids_of_their_own(traffic):
     responses = [traffic.handle.request_ids.remote(0) for _ in range(10)]
     seen = [response.result(timeout_s=PATIENCE_S)[0] for response in responses]

@@ -157,7 +157,7 @@ def narrowed(config: Any, reconfigured: Changed) -> dict[str, tuple[int, int]]:
     }
 
 
-@behaviour("Operations", "A new `max_ongoing_requests` is followed without a restart")
+@behaviour("Operations", "A new `max_ongoing_requests` takes effect without a restart")
 def test_max_ongoing_requests_changes_in_place(reconfigured, narrowed, transport):
     most, pid = narrowed[transport.name]
     assert most == 1
@@ -223,7 +223,7 @@ def refusal(handle: Any) -> str:
     return eventually(refused, timeout_s=60)
 
 
-@behaviour("Operations", "`serve.delete` lets the calls end that run")
+@behaviour("Operations", "`serve.delete` lets running calls end")
 def test_deletion_waits_for_running_calls(deleted, transport):
     assert deleted[transport.name][0] == "running"
 

@@ -13,17 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.http_environment import end_haproxy, variables
+from bench.http.environment import end_haproxy, variables
 from tests.ray.compat.behaviours import OURS, behaviour
 from tests.ray.driver_scripts.behind_proxy import ANSWERING, GIVING_UP, leaves_stream
-from tests.ray.scripts import run_script
 
 INGRESS = "Ingress"
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def behind():
+def behind(run_script):
     """Gives what was seen behind a kind of proxy, by transport."""
     # Not pytest's own directory: the path of a socket may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="http-") as directory:
@@ -68,7 +67,8 @@ def test_python_proxy_over_grpc(transport, behind):
 
 @behaviour(
     INGRESS,
-    "There too, disconnects and timeouts cancel the chain",
+    "Behind the Python proxy with `RAY_SERVE_PROXY_USE_GRPC=1`, disconnects and timeouts cancel "
+    "the chain",
     by_reference="only the ingress is cancelled",
     raises=AssertionError,
 )

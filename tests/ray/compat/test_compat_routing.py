@@ -140,7 +140,7 @@ def test_dispatch_of_a_stream(transport, chooser):
     assert items == [chosen] * 3
 
 
-@behaviour("Routing", "A chosen replica that is not used gives its slot back")
+@behaviour("Routing", "A chosen replica that is not used gets its slot back")
 def test_unused_reservations_give_their_slots_back(transport, chooser, named):
     times = REPLICAS * SLOTS * 2  # more than there are slots
     assert chooser.choose_and_leave.remote(transport.name, times).result(timeout_s=60) == times
@@ -148,13 +148,13 @@ def test_unused_reservations_give_their_slots_back(transport, chooser, named):
     assert len([r.result(timeout_s=60) for r in burst]) == REPLICAS * SLOTS
 
 
-@behaviour("Routing", "A reserved slot is good while the replicas are otherwise full")
+@behaviour("Routing", "A reserved slot can be used even if the replicas are otherwise full")
 def test_reservations_hold_when_everything_is_reserved(transport, chooser):
     answers = chooser.reserve_all.remote(transport.name, REPLICAS * SLOTS).result(timeout_s=60)
     assert set(Counter(answers).values()) == {SLOTS}
 
 
-@behaviour("Routing", "A selection can be dispatched once")
+@behaviour("Routing", "A selection can be dispatched only once")
 def test_a_selection_is_dispatched_once(transport, chooser):
     text = chooser.dispatch_twice.remote(transport.name).result(timeout_s=60)
     assert "already been dispatched" in text

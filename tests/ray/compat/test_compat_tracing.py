@@ -18,7 +18,6 @@ from serve_grpc._generated.replica_pb2 import CallRequest
 from tests.peer.plain_client import CALL, PlainClient
 from tests.ray.apps.traced import TRACING, Front, Leaf
 from tests.ray.compat.behaviours import BY_REFERENCE, behaviour
-from tests.ray.scripts import run_script
 from tests.ray.waiting import eventually
 
 Span = dict[str, Any]
@@ -191,7 +190,7 @@ def test_the_request_context_has_the_trace_context(transport, app):
 
 
 @pytest.fixture(scope="module")
-def script() -> dict[str, Any]:
+def script(run_script: Callable[..., str]) -> dict[str, Any]:
     """What each transport gave, by its name."""
     printed: dict[str, Any] = json.loads(run_script("traced_ingress", env=TRACING))
     return printed

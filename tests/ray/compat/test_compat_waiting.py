@@ -23,6 +23,7 @@ OPTIONS = {
     "graceful_shutdown_timeout_s": 3,
 }
 PAUSE_S = 4.0
+pytestmark = pytest.mark.timeout(300)  # the first test of scaling waits for twelve replicas
 
 
 @pytest.fixture
@@ -48,6 +49,17 @@ def narrow(deploy):
     return serve_grpc.get_deployment_handle("Gated", "narrow-wait")
 
 
+def refused(response, *, timeout_s):
+    """The BackPressureError that it has ended with, None if it goes on."""
+    try:
+        response.result(timeout_s=timeout_s)
+    except BackPressureError as error:
+        return getattr(error, "cause", error)
+    except TimeoutError:
+        return None
+    raise AssertionError("it ran")
+
+
 def refusal_when_full(call, board):
     """(accepted, error): a call that runs and two that wait, and what the next one raises."""
     accepted = [call("running")]
@@ -57,14 +69,14 @@ def refusal_when_full(call, board):
         # By reference the running call counts as waiting for an instant more, so that one which
         # had to wait may be refused; another takes its place.
         response = call("waiting")
-        try:
-            response.result(timeout_s=0.5)
-        except BackPressureError as error:
-            return getattr(error, "cause", error) if len(accepted) == 3 else None
-        except TimeoutError:
+        error = refused(response, timeout_s=0.5)
+        if error is None:
             accepted.append(response)
+            # On a busy machine a refusal may come later than it was waited for.
+            accepted[1:] = [r for r in accepted[1:] if refused(r, timeout_s=0) is None]
             assert len(accepted) <= 3
-        return None
+            return None
+        return error if len(accepted) == 3 else None
 
     return accepted, eventually(refusal)
 
@@ -255,11 +267,12 @@ def scaling(callers, tmp_path_factory):
 
 def start(caller, mode, transport, name, board):
     """Deploy with no replica at all, and make six calls."""
-    flag = {"RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": str(int(mode == "handles"))}
+    flag = {"RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE": "0"}
+    environment = {} if mode == "handles" else {"runtime_env": {"env_vars": flag}}
     gated = serve_grpc.deployment(
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=3,
-        ray_actor_options={"num_cpus": 0.01, "runtime_env": {"env_vars": flag}},
+        ray_actor_options={"num_cpus": 0.01, **environment},
         max_ongoing_requests=20,
         autoscaling_config={
             "min_replicas": 0,

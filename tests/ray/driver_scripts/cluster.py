@@ -10,6 +10,7 @@ import contextlib
 import json
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ class Locality:
         found = caller.nodes.remote(transport, which, number).result(timeout_s=90)
         return {self.names.get(name, name): count for name, count in found.items()}
 
+    def until_both_answer(self, transport: str) -> dict[str, int]:
+        """As `nodes`, again and again until both nodes of one zone have been among them."""
+        found: Counter[str] = Counter()
+
+        def both_have() -> bool:
+            found.update(self.nodes(self.anywhere, transport, "any"))
+            return found.keys() >= {"near", "zone"}
+
+        eventually(both_have, timeout_s=30)
+        return dict(found)
+
     def seen(self, transport: str) -> dict[str, Any]:
         """Over one transport, first with all replicas idle, then with more and more busy ones."""
         seen: dict[str, Any] = {
@@ -206,7 +218,7 @@ def over_a_nodes_death(cluster: Cluster, node: Any, locality: Locality) -> dict[
             thread.start()
         eventually(lambda: board.count("start") == len(TRANSPORTS), timeout_s=30)
         cluster.remove_node(node, allow_graceful=False)
-        later = {name: locality.nodes(locality.anywhere, name, "any") for name in TRANSPORTS}
+        later = {name: locality.until_both_answer(name) for name in TRANSPORTS}
         for thread in threads:
             thread.join()
     return {name: {"held": ends[name], "later": later[name]} for name in TRANSPORTS}

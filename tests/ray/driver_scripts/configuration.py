@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray import serve
 
-from tests.conftest import free_port
 from tests.ray.apps.configured import Probe, facts, patches, things_of_ray
+from tests.ray.instance import free_port
 
 OPTIONS: dict[str, Any] = {
     "ray_actor_options": {"num_cpus": 0.01},
@@ -50,6 +50,8 @@ def lasting(value: Any) -> Any:
     """Without what is another in each run."""
     if isinstance(value, dict):
         return {str(k): lasting(v) for k, v in value.items() if k not in OF_ONE_RUN}
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value)  # the order of a set is not the same each time it is filled
     return [lasting(v) for v in value] if isinstance(value, (list, tuple)) else str(value)
 
 

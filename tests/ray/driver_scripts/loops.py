@@ -1,11 +1,14 @@
 """A driver that calls by value on loops of asyncio and uvloop, and with eager tasks where it can.
 
+It joins a Ray where the application "bench" runs.
+
 With `uvloop` as an argument, uvloop is the driver's policy from its first line on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 
 if "uvloop" in sys.argv:
@@ -20,8 +23,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 import serve_grpc
 from tests.behaviour.loops import LOOPS, run_on
-from tests.ray.apps.bench import bench_app
-from tests.ray.scripts import own_ray
+from tests.ray.scripts import joined_ray
 
 
 async def scenario(key: str) -> None:
@@ -47,11 +49,10 @@ async def _wait(response: Any) -> Any:
 
 
 def main() -> None:
-    with own_ray():
-        serve_grpc.run(bench_app(), name="bench", route_prefix=None)
+    with joined_ray():
         for name in LOOPS:
-            run_on(name, scenario(name))
-        asyncio.run(scenario("policy"))
+            run_on(name, scenario(f"{name} {os.getpid()}"))
+        asyncio.run(scenario(f"policy {os.getpid()}"))
         print("policy:", type(asyncio.get_event_loop_policy()).__module__)
 
 

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
+
+from ray import serve
 
 import serve_grpc
 from serve_grpc._generated.replica_pb2 import CallRequest
 from tests.observers import turn_on
 from tests.peer.plain_client import PlainClient
-from tests.ray.scripts import own_ray
+from tests.ray.scripts import joined_ray
+
+LANE = "SERVE_GRPC_LOCAL"
+OPTIONS: dict[str, Any] = {
+    "num_cpus": 0.1,
+    "runtime_env": {"env_vars": {LANE: os.environ[LANE]}},
+}
 
 
 class Observed:
@@ -30,7 +39,7 @@ class Observed:
         return self.seen()
 
 
-@serve_grpc.deployment(ray_actor_options={"num_cpus": 0.1})
+@serve_grpc.deployment(ray_actor_options=OPTIONS)
 class Callee(Observed):
     async def __call__(self, text: str) -> str:
         return text
@@ -40,7 +49,7 @@ class Callee(Observed):
             yield i
 
 
-@serve_grpc.deployment(ray_actor_options={"num_cpus": 0.1})
+@serve_grpc.deployment(ray_actor_options=OPTIONS)
 class Caller(Observed):
     def __init__(self, library: str, callee: Any) -> None:
         super().__init__(library)
@@ -55,12 +64,13 @@ def main(library: str) -> None:
     from serve_grpc._serve.cluster import cluster_secret
 
     seen = turn_on(library)
-    with own_ray():
+    name = f"observed-{library}"
+    with joined_ray():
         app = Caller.bind(library, Callee.bind(library))
-        caller = serve_grpc.run(app, name="observed").options(_by_reference=False)
+        caller = serve_grpc.run(app, name=name, route_prefix=None).options(_by_reference=False)
         response = caller.remote("a")
         answers = [response.result(timeout_s=30), response.by_reference]
-        callee = serve_grpc.get_deployment_handle("Callee", "observed").options(_by_reference=False)
+        callee = serve_grpc.get_deployment_handle("Callee", name).options(_by_reference=False)
 
         async def chosen() -> tuple[str, str]:
             async with callee.choose_replica() as replica:
@@ -74,6 +84,7 @@ def main(library: str) -> None:
         client.close()
         of_driver = [name for name in seen() if "Session" in name]
         of_caller, of_callee = (h.observed.remote().result(timeout_s=30) for h in (caller, callee))
+        serve.delete(name, _blocking=False)
     print(json.dumps({"answers": answers, "seen": [of_driver, of_caller, of_callee]}))
 
 

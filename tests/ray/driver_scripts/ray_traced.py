@@ -14,10 +14,9 @@ import ray
 from ray import serve
 
 import serve_grpc
-from tests.conftest import free_port
 from tests.ray.apps.traced import Leaf
 from tests.ray.compat.behaviours import BY_REFERENCE, OURS, over
-from tests.ray.instance import start_ray
+from tests.ray.instance import free_port, start_ray
 
 OPTIONS = {"ray_actor_options": {"num_cpus": 0.01}}
 

@@ -23,6 +23,7 @@ from ray.experimental import internal_kv
 import serve_grpc
 from serve_grpc._generated.replica_pb2 import CallRequest, Refusal
 from serve_grpc._serve import cluster
+from serve_grpc.entrance.secrets import FRESH_S
 from tests.peer.plain_client import PlainClient
 from tests.peer.session_client import SessionClient
 from tests.ray.apps.guarded import Guarded
@@ -32,6 +33,8 @@ from tests.ray.waiting import eventually
 from tests.security.endpoints import OPTIONS, targets_of
 
 READERS = 8
+UNDER_WAY_S = 1.0
+"""So long a read may have been under way when the secret was rotated."""
 CALL = CallRequest(request_serializer="orjson", payload=b'[["hi"], {}]')
 
 
@@ -131,6 +134,7 @@ def it_rotates_under_load(handle: Any) -> dict[str, Any]:
         assert is_member(old, target) == (True, True), "one that has not read it yet"
         assert ray.get(early.call.remote("steady"), timeout=60) == "z"
         serve_grpc.rotate_secret()
+        rotated_s = time.monotonic()
         assert ray.get(late.call.remote("steady"), timeout=60) == "z"
         begin_s = time.monotonic()
         eventually(lambda: is_member(old, target) == (False, False), timeout_s=15)
@@ -139,7 +143,9 @@ def it_rotates_under_load(handle: Any) -> dict[str, Any]:
         assert is_member(cluster.cluster_secret(), target) == (True, True)
         count = len(seen["steady"].answers)
         eventually(lambda: len(seen["steady"].answers) > count + 100)
-    # A replica that nobody asked anything since: the old one is worth nothing there either.
+    # A replica that nobody asked anything since: when what it had read is no longer trusted, the
+    # old one is worth nothing there either.
+    eventually(lambda: time.monotonic() > rotated_s + FRESH_S + UNDER_WAY_S, timeout_s=15)
     assert [is_member(old, t) for t in targets_of(handle)] == [(False, False)] * 2
     steady = seen["steady"]
     assert steady.errors == []

@@ -7,14 +7,11 @@ import os
 from typing import Any
 
 import serve_grpc
-from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.config import Settings, settings
-from serve_grpc.protocol.caller import Envelope, RequestFields
+from serve_grpc.entrance.secrets import ClusterSecrets
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
-from serve_grpc.transport.mailbox import mailbox_of
-from serve_grpc.transport.secrets import ClusterSecrets
-from tests.behaviour.serving import Owner
+from tests.behaviour.serving import Chooser, new_call, send
 from tests.ray.apps.guarded import Guarded
 from tests.ray.scripts import own_ray
 from tests.ray.waiting import eventually_async
@@ -90,30 +87,22 @@ async def outcome(
     address = f"{LOOPBACK}:{relay}" if relayed else target.address
     peer = Peer(ReplicaFacts(target.replica_id, address, max_ongoing_requests=5))
     secrets = ClusterSecrets(lambda: (target.secret,), (target.secret,))
-    connection, owner = Connection(peer, of_peer, secrets), Owner()
-    connection.owners.add(owner)
+    connection, chooser = Connection(peer, of_peer, secrets), Chooser()
+    connection.users.add(chooser)
     connection.connect()
     await eventually_async(lambda: peer.state in (PeerState.READY, PeerState.LOST), timeout_s=30)
     state = peer.state
     if state is PeerState.READY:
-        await ask(connection, owner)
+        await ask(connection, chooser)
     await connection.aclose()
     await recorder.stop()
     return state, recorder.passed
 
 
-async def ask(connection: Connection, owner: Any) -> None:
+async def ask(connection: Connection, chooser: Any) -> None:
     """One call, with the word in it."""
-    call = Call(
-        RequestFields(Envelope("__call__", "noop", "noop", False, "", ""), WORD, "id"),
-        owner=owner,
-        mailbox=mailbox_of(asyncio.get_running_loop()),
-        response_loads=bytes,
-        deadline_s=None,
-        is_idempotent=False,
-    )
-    call.place = type("Place", (), {"owner": owner})()
-    connection.send(call)
+    call = new_call(chooser, WORD, "__call__")
+    send(connection, call)
     await call.wait_done()
     assert call.result() == WORD
 
@@ -125,7 +114,10 @@ def main() -> None:
         handle = serve_grpc.run(app, name="tls", route_prefix=None).options(_by_reference=False)
         assert handle.remote({"a", "set"}).result(timeout_s=60) == {"a", "set"}
         assert list(handle.options(stream=True).items.remote(3)) == [0, 1, 2]
-        assert serve_grpc.handle_statistics(handle).transport == "serve_grpc"
+        statistics = serve_grpc.handle_statistics(handle)
+        assert statistics.transport == "serve_grpc"
+        # On one node, and yet: who switches TLS on gets no door without it.
+        assert [replica.carrier for replica in statistics.replicas] == ["grpc"]
         (target,) = targets_of(handle)
 
         state, passed = asyncio.run(outcome(target, settings, relayed=True))

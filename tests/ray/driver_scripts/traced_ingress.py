@@ -18,9 +18,9 @@ from ray.serve.generated.serve_pb2 import UserDefinedMessage, UserDefinedRespons
 from ray.serve.generated.serve_pb2_grpc import UserDefinedServiceStub
 
 import serve_grpc
-from tests.conftest import free_port
 from tests.ray.apps.traced import Leaf
 from tests.ray.compat.behaviours import TRANSPORTS, over
+from tests.ray.instance import free_port
 from tests.ray.waiting import eventually
 
 

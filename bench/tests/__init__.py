@@ -1,0 +1,1 @@
+"""Tests of the benchmark. `runs` makes up runs; those with the marker `ray` start a Ray."""

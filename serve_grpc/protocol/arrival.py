@@ -1,0 +1,48 @@
+"""What one message of a caller says to its replica, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serve_grpc._generated.replica_pb2 import Request
+from serve_grpc.payload import Payload
+from serve_grpc.protocol.envelope import Envelope
+
+__all__ = ["Arrival", "InboundRequest"]
+
+
+@dataclass(slots=True)
+class InboundRequest:
+    """One request, with the envelope it refers to.
+
+    Attributes:
+        id: Within the session.
+        template: What it shares with other requests.
+        request: The frame itself; its payload may have come before it, in fragments.
+        payload: The serialized arguments, whole.
+    """
+
+    id: int
+    template: Envelope
+    request: Request
+    payload: Payload
+
+
+@dataclass(slots=True)
+class Arrival:
+    """Everything one message of the caller said.
+
+    Attributes:
+        requests: Requests that the owner decides on. One may be over by then: its cancel can be in
+            the same message.
+        cancelled: Ids of calls that the caller gave up.
+        credits: (id, items, bytes) that the caller grants to its streams.
+    """
+
+    requests: list[InboundRequest] = field(default_factory=list)
+    cancelled: list[int] = field(default_factory=list)
+    credits: list[tuple[int, int, int]] = field(default_factory=list)
+    refused: bool = False
+    """The session is refused; write what the outbox holds, then end the stream."""
+    unknown_key: bool = False
+    """The caller holds another secret; look for newer ones, then `hear_hello_again`."""

@@ -1,0 +1,90 @@
+"""Copies of large buffers: the bytes arrive, and other threads run meanwhile."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from serve_grpc.shared_memory.copying import UNLOCKED_BYTES, copy_into
+
+SIZES = [0, 1, 1000, UNLOCKED_BYTES - 1, UNLOCKED_BYTES, UNLOCKED_BYTES + 1, 3 * UNLOCKED_BYTES]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, pickle.PickleBuffer])
+def test_all_bytes_arrive_and_no_others_change(size: int, kind: Any) -> None:
+    data = os.urandom(size)
+    target = bytearray(b"x" * (size + 20))
+    copy_into(memoryview(target)[10 : 10 + size], kind(data))
+    assert target == b"x" * 10 + data + b"x" * 10
+
+
+@pytest.mark.parametrize("shape", [(700, 300), (7, 3)])
+def test_arrays_of_numbers_are_copied_as_bytes(shape: tuple[int, int]) -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(shape[0] * shape[1], dtype="f8").reshape(shape)
+    target = bytearray(array.nbytes)
+    copy_into(memoryview(target), array)
+    assert target == array.tobytes()
+    with pytest.raises(BufferError, match="contiguous"):
+        copy_into(memoryview(bytearray(array[::2].nbytes)), array[::2])
+
+
+@pytest.mark.parametrize("size", [100, UNLOCKED_BYTES])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_other_sizes_are_refused(size: int, more: int) -> None:
+    target = bytearray(size)
+    with pytest.raises(ValueError, match="do not fit"):
+        copy_into(memoryview(target), b"x" * (size + more))
+    assert target == bytes(size)
+    target.clear()  # nothing holds it
+
+
+@pytest.mark.parametrize("size", [100, UNLOCKED_BYTES])
+def test_what_cannot_be_written_is_refused(size: int) -> None:
+    with pytest.raises(BufferError):
+        copy_into(memoryview(bytes(size)), bytes(size))
+
+
+def test_nothing_is_held_afterwards() -> None:
+    source, target = bytearray(UNLOCKED_BYTES), bytearray(UNLOCKED_BYTES)
+    before = sys.getrefcount(source), sys.getrefcount(target)
+    for _ in range(10):
+        copy_into(memoryview(target), source)
+    assert (sys.getrefcount(source), sys.getrefcount(target)) == before
+    source.clear()
+    target.clear()
+
+
+def test_other_threads_run_meanwhile() -> None:
+    """Nobody is made to give up the lock here, so another thread runs only if a copy lets it."""
+    size = 32 * 1024 * 1024
+    source, target = bytes(size), memoryview(bytearray(size))
+    may_go = threading.Lock()
+    seen: list[int] = []
+
+    def wait() -> None:
+        with may_go:
+            seen.append(1)
+
+    may_go.acquire()
+    thread = threading.Thread(target=wait)
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(30)
+    try:
+        may_go.release()
+        for _ in range(100):  # the system may be slow to wake it
+            copy_into(target, source)
+            if seen:
+                break
+        has_run = bool(seen)
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert has_run
