@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PROTO := .venv-proto
 # In several processes; which test goes with which: tests/tiers.py.
-SIDE_BY_SIDE := $(BIN)/python -m pytest -q --dist loadscope --durations 60
+SIDE_BY_SIDE := $(BIN)/python -m pytest -q --dist loadscope --durations 60 -r fER $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all test-faults soak test-long fuzz test-ray-versions test-dependencies check bench bench-quick wrk proto venv clean

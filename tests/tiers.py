@@ -12,7 +12,8 @@ All but the last are found here, from what a test uses, so nobody has to think o
 marked `long` or `soak` are in neither tier. `make test` and `make test-all` run each test once.
 
 A test of Serve's own transports has a second try, for Ray now and then leaves a call unanswered. A
-test of ours has none.
+test of ours has none, but in `.ci/run`: one lost race of a test on two cores must not hide what the
+other thousands found, and the run names each test that needed it.
 
 Both run in several processes (pytest-xdist). A file stays in one of them, for its tests share what
 they deploy. Of the quick tier's three processes one has all that needs a Ray, so that one Ray is

@@ -133,6 +133,8 @@ def test_a_frame_longer_than_http2_allows_ends_the_connection(replica: Attacked)
     async def attack(peer: RawPeer) -> None:
         peer.open(1, SESSION)
         peer.send(b"\xff\xff\xff\0\0\0\0\0\1" + bytes(100))
+        # The answer to `open` may come first; `outcome` would take it for the end.
+        await eventually_async(lambda: peer.closed_s is not None, timeout_s=5)
 
     assert asyncio.run(outcome(replica, attack)).closed_s is not None
 
