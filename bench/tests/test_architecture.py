@@ -31,7 +31,7 @@ ARROWS = (
     ("load", "stand_ins"),
     ("workers",),
     ("on_serve", "growth"),
-    ("http", "ray_programs", "doors", "micro", "shared_memory", "grpc_payloads"),
+    ("http", "ray_programs", "doors", "micro", "shared_memory", "grpc_payloads", "two_nodes"),
     ("show",),
     ("cli", "docs_page"),
     ("__main__",),
@@ -40,7 +40,7 @@ ARROWS = (
 
 # What measures or draws needs these; who only reads a run, or starts a worker, does without.
 ONLY_IN = {
-    "ray": ("on_serve", "http", "ray_programs", "stand_ins", "micro", "tests"),
+    "ray": ("on_serve", "http", "ray_programs", "two_nodes", "stand_ins", "micro", "tests"),
     "serve_grpc": (
         "on_serve",
         "ray_programs",

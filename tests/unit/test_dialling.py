@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,18 +28,7 @@ from tests.behaviour.serving import REPLICA_ID
 from tests.ray.waiting import eventually_async
 from tests.unit.lanes import HERE, Replica, answers, opened, run, said
 
-
-@pytest.fixture(autouse=True)
-def _on_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialling, "node_id", lambda: HERE)
-    monkeypatch.setattr(connection_module, "RECONNECT_S", (0.01, 0.02))
-
-
-@pytest.fixture
-def path() -> Iterator[str]:
-    """Short, for pytest's own is too long for the path of a socket."""
-    with tempfile.TemporaryDirectory(prefix="s") as directory:
-        yield os.path.join(directory, f"replica-0123456789ab.v{framing.VERSION}")
+pytestmark = pytest.mark.usefixtures("on_this_node")
 
 
 # ------------------------------------------------------------ which carrier

@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
-import tempfile
-from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from serve_grpc._generated.replica_pb2 import Refusal, ReplicaBatch
-from serve_grpc.caller import connection as connection_module
-from serve_grpc.caller import dialling
 from serve_grpc.carriers.host import SessionHost
 from serve_grpc.carriers.link import SESSION_MESSAGE_BYTES, Link
-from serve_grpc.carriers.local import framing
 from serve_grpc.carriers.local import serve as local_serve
 from serve_grpc.carriers.local.serve import LocalServer
 from serve_grpc.config import LOGGER_NAME, Settings
@@ -25,20 +19,9 @@ from serve_grpc.entrance.secrets import ClusterSecrets
 from serve_grpc.protocol.keyring import key_id
 from tests.behaviour.serving import REPLICA_ID, SECRET
 from tests.ray.waiting import eventually_async
-from tests.unit.lanes import HERE, Replica, answers, opened, run, said
+from tests.unit.lanes import Replica, answers, opened, run, said
 
-
-@pytest.fixture(autouse=True)
-def _on_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialling, "node_id", lambda: HERE)
-    monkeypatch.setattr(connection_module, "RECONNECT_S", (0.01, 0.02))
-
-
-@pytest.fixture
-def path() -> Iterator[str]:
-    """Short, for pytest's own is too long for the path of a socket."""
-    with tempfile.TemporaryDirectory(prefix="s") as directory:
-        yield os.path.join(directory, f"replica-0123456789ab.v{framing.VERSION}")
+pytestmark = pytest.mark.usefixtures("on_this_node")
 
 
 def test_a_lane_that_lets_nobody_in_is_left_for_grpc(

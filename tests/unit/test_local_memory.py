@@ -17,7 +17,6 @@ import pytest
 from serve_grpc import pickling
 from serve_grpc.carriers.host import SessionHost
 from serve_grpc.carriers.link import SESSION_MESSAGE_BYTES
-from serve_grpc.carriers.local import memory as memory_module
 from serve_grpc.carriers.local.dial import dial
 from serve_grpc.carriers.local.link import LocalLink
 from serve_grpc.carriers.local.serve import LocalServer
@@ -43,14 +42,6 @@ from tests.unit.pump_ends import Caller
 from tests.unit.sessions import REPLICA_ID, SECRET, fields
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this platform has no memfd")
-
-
-@pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> ProcessMemory:
-    """The memory of this process, for the links of one test."""
-    made = ProcessMemory(POOL_BYTES)
-    monkeypatch.setattr(memory_module, "process_memory", lambda: made)
-    return made
 
 
 def test_a_piece_is_read_where_it_is_and_given_back(process: ProcessMemory) -> None:

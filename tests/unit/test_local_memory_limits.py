@@ -13,7 +13,6 @@ from collections.abc import Callable
 import pytest
 
 from serve_grpc.carriers.link import LinkLost
-from serve_grpc.carriers.local import memory as memory_module
 from serve_grpc.carriers.local.framing import (
     ABANDONED,
     FORGOTTEN,
@@ -34,7 +33,6 @@ from serve_grpc.shared_memory.segments import create, is_available
 from tests.descriptors import nothing_left_open
 from tests.unit.local_memories import (
     MIB,
-    POOL_BYTES,
     SIZE,
     between,
     lent,
@@ -44,14 +42,6 @@ from tests.unit.local_memories import (
 )
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this platform has no memfd")
-
-
-@pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> ProcessMemory:
-    """The memory of this process, for the links of one test."""
-    made = ProcessMemory(POOL_BYTES)
-    monkeypatch.setattr(memory_module, "process_memory", lambda: made)
-    return made
 
 
 def test_what_the_receiver_may_not_map_is_copied(process: ProcessMemory) -> None:
