@@ -20,10 +20,10 @@ from tests.faults.replicas import pids_of, wait_for_replicas
 from tests.ray.apps.troubled import ALL, DIES, TROUBLED, give_mood
 from tests.ray.waiting import eventually
 
-IN_FLIGHT = 500
-WAITING = 100
+IN_FLIGHT = 510  # all slots of `three`, so that no other call starts until it is killed
+WAITING = 90
 DOCUMENTED = (ServeGrpcError, RayServeException)
-KILLED = "SIGKILL of 1 of 3 replicas, 500 calls in flight and 100 that wait"
+KILLED = "SIGKILL of 1 of 3 replicas, 510 calls in flight and 90 that wait"
 
 
 def calls_on(board, pid):
@@ -42,7 +42,7 @@ def kill_one(board):
 def test_killed_replica_fails_what_it_ran_and_nothing_else(three, board, callers, measured):
     names = [f"k{i}" for i in range(IN_FLIGHT + WAITING)]
     running = callers.start(
-        outcomes_of((name, lambda name=name: three.remote(board.path, name, 3)) for name in names)
+        outcomes_of((name, lambda name=name: three.remote(board.path, name, 5)) for name in names)
     )
     eventually(lambda: board.count("start") >= IN_FLIGHT, timeout_s=30)
     victim, lost, killed_s = kill_one(board)
