@@ -7,6 +7,7 @@ itself, about half a microsecond a call, is in it.
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from bench.micro.pair import BATCH, REQUEST_ID
 from bench.stand_ins.serve import cancel_tasks, new_replica_adapter
 from serve_grpc._serve.replicas import ReplicaAdapter
+from serve_grpc.payload import Payload
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import Invocation, Outcome
 from serve_grpc.serialization import get_serializer
@@ -23,25 +25,31 @@ async def echo(text: str) -> str:
     return text
 
 
-class Outcomes:
-    """In the place of the dispatcher: counts what comes out."""
+class CountedOutputs:
+    """In the place of the dispatcher: counts what comes out. Is `executor.Outputs`."""
 
     def __init__(self) -> None:
         self.missing = 0
         self.all_in: asyncio.Future[None] | None = None
 
-    def on_outcome(self, _: Invocation, outcome: Outcome) -> None:
-        assert outcome.error is None
+    def on_item(self, invocation: Invocation, payload: Payload) -> None:
+        raise AssertionError("nothing streams here")
+
+    def on_outcome(self, invocation: Invocation, outcome: Outcome) -> None:
         self.missing -= 1
-        if self.missing == 0 and self.all_in is not None:
+        if self.all_in is None or self.all_in.done():
+            return
+        if outcome.error is not None:  # not raised here: what is raised is logged, and no end
+            self.all_in.set_exception(RuntimeError(str(outcome.error)))
+        elif self.missing == 0:
             self.all_in.set_result(None)
 
     def on_spare_slots(self, count: int) -> None:
         raise AssertionError("nothing stands by here")
 
 
-def new_invocation(call_id: int, serializer: str, payload: bytes) -> Invocation:
-    replies: Any = None
+def new_invocation(call_id: int, serializer: str, payload: Payload) -> Invocation:
+    replies: Any = SimpleNamespace(stores_above=None)  # to a session without the object store
     return Invocation(
         replies,
         call_id,
@@ -60,20 +68,20 @@ def new_invocation(call_id: int, serializer: str, payload: bytes) -> Invocation:
 def test_async_methods_run(cost: Any, serializer: str) -> None:
     argument = b"x" * 100 if serializer == "noop" else "x" * 100
     payload = get_serializer(serializer).dump_request((argument,), {})
-    outcomes: Any = Outcomes()
+    outputs = CountedOutputs()
     loop = asyncio.new_event_loop()
 
     async def start() -> tuple[ReplicaAdapter, Executor]:
         adapter = new_replica_adapter(echo, max_ongoing_requests=BATCH)
-        return adapter, Executor(adapter, outcomes, 10**6)
+        return adapter, Executor(adapter, outputs, 10**6)
 
     adapter, executor = loop.run_until_complete(start())
 
     async def run(invocations: list[Invocation]) -> None:
-        outcomes.missing = len(invocations)
-        outcomes.all_in = loop.create_future()
+        outputs.missing = len(invocations)
+        outputs.all_in = loop.create_future()
         executor.submit(invocations)
-        await outcomes.all_in
+        await outputs.all_in
 
     def invocations() -> tuple[list[Invocation]]:
         return ([new_invocation(n, serializer, payload) for n in range(BATCH)],)
@@ -88,4 +96,4 @@ def test_async_methods_run(cost: Any, serializer: str) -> None:
     adapter._access_log.close()
     loop.run_until_complete(cancel_tasks())
     loop.close()
-    assert outcomes.missing == 0
+    assert outputs.missing == 0
