@@ -28,7 +28,7 @@ from serve_grpc.protocol.replica import Arrival, InboundRequest
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.admission import Admission
 from serve_grpc.replica.debug_lines import follow
-from serve_grpc.replica.executor import Executor
+from serve_grpc.replica.executor import STARTS_PER_TURN, STARTS_PER_TURN_LOCAL, Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.replica.making import from_plain_call, from_session
 from serve_grpc.replica.replies import PlainReplies, SessionReplies
@@ -144,7 +144,8 @@ class ReplicaDispatcher:
         finally:
             # Whatever became of the others: a slot that was taken is given back by the executor.
             if admitted or standing_by:
-                self._to_user.run(self._executor.submit, admitted, standing_by)
+                starts = STARTS_PER_TURN_LOCAL if stream.carrier == "local" else STARTS_PER_TURN
+                self._to_user.run(self._executor.submit, admitted, standing_by, starts)
 
     def _invocation(
         self, replies: SessionReplies, inbound: InboundRequest, is_followed: bool

@@ -25,11 +25,12 @@ from serve_grpc.replica.standby import SlotRelay, StandbyQueue
 from serve_grpc.replica.user_code import UserCode
 from serve_grpc.streams.credit_gates import ThreadGate
 
-__all__ = ["Executor", "Outputs"]
+__all__ = ["STARTS_PER_TURN", "STARTS_PER_TURN_LOCAL", "Executor", "Outputs"]
 
-STARTS_PER_TURN = 64
+STARTS_PER_TURN, STARTS_PER_TURN_LOCAL = 64, 16
 """Of one burst of requests; then replies of the first ones leave while the next ones run. Measured:
-all at once are fewer calls a second, 16 a turn cost more messages (docs/decisions/0007)."""
+all at once are fewer calls a second; 16 a turn cost more messages, which cost little over the local
+lane (docs/decisions/0007)."""
 
 # Looking one up on the class of an enum is a call on CPython 3.10.
 _WAITING, _BEGUN, _OVER = Stage.WAITING, Stage.BEGUN, Stage.OVER
@@ -72,20 +73,28 @@ class Executor:
         self._code = UserCode(replica, max_message_bytes, serializers, outputs.on_item)
         self._takes_pickle = takes_pickle(serializers)
         self._to_start: deque[Invocation | None] = deque()
+        self._starts_per_turn = STARTS_PER_TURN
         self._standby: StandbyQueue[Invocation] = StandbyQueue() if standby is None else standby
         self._relay = SlotRelay(
             self._standby, replica.user_loop, self._run_relayed, outputs.on_spare_slots
         )
         self._function_prefix = f"ServeReplica:{replica.app_name}:{replica.deployment_name}"
 
-    def submit(self, invocations: list[Invocation], standing_by: int = 0) -> None:
+    def submit(
+        self,
+        invocations: list[Invocation],
+        standing_by: int = 0,
+        starts_per_turn: int = STARTS_PER_TURN,
+    ) -> None:
         """Start each of them, in order, in a task of its own.
 
         Args:
             invocations: Requests that hold a slot.
             standing_by: How many more were added to the standby queue.
+            starts_per_turn: Of these and of all that wait to be started.
         """
         is_starting = bool(self._to_start)
+        self._starts_per_turn = starts_per_turn
         self._to_start.extend(invocations)
         if standing_by:
             self._to_start.extend([None] * standing_by)
@@ -101,7 +110,7 @@ class Executor:
         # A few in each turn of the loop, so that caller and replica work at the same time instead
         # of in turns. None stands for one that was told to stand by, in its place in line.
         loop = self._replica.user_loop
-        for _ in range(min(STARTS_PER_TURN, len(self._to_start))):
+        for _ in range(min(self._starts_per_turn, len(self._to_start))):
             invocation = self._to_start.popleft()
             if invocation is None:
                 self._relay.start_one()

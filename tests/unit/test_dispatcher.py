@@ -32,7 +32,8 @@ ENVELOPE = UNARY._replace(response_serializer="pickle")
 class Line:
     """A caller's session and the replica's, and what the caller has heard."""
 
-    def __init__(self, dispatcher: ReplicaDispatcher) -> None:
+    def __init__(self, dispatcher: ReplicaDispatcher, carrier: str = "grpc") -> None:
+        self.carrier = carrier
         self.caller, self.session = open_pair()
         self.counters = Counters()
         self.heard: list[Received[str]] = []
@@ -90,16 +91,18 @@ class Line:
 
 
 class House:
-    """A replica with one slot whose code runs until `go`."""
+    """A replica with one slot, or more, whose code runs until `go`."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 1) -> None:
         self.go = asyncio.Event()
         self.has_begun = asyncio.Event()
-        self.adapter: ReplicaAdapter = new_replica_adapter(self._hold, max_ongoing_requests=1)
+        self.begun = 0
+        self.adapter: ReplicaAdapter = new_replica_adapter(self._hold, max_ongoing_requests=slots)
         self.dispatcher = ReplicaDispatcher(self.adapter, Settings())
 
     async def _hold(self) -> str:
         self.has_begun.set()
+        self.begun += 1
         await self.go.wait()
         return "done"
 
@@ -107,9 +110,9 @@ class House:
         return Line(self.dispatcher)
 
 
-def run(test: Callable[[House], Awaitable[None]]) -> None:
+def run(test: Callable[[House], Awaitable[None]], slots: int = 1) -> None:
     async def main() -> None:
-        house = House()
+        house = House(slots)
         try:
             await test(house)
         finally:
@@ -304,6 +307,24 @@ def test_the_plain_door_is_told_at_once_that_there_is_no_slot(
 
     run(test)
     assert lines_of(caplog, "plain") == ["turned away at the plain door"]
+
+
+@pytest.mark.parametrize(("carrier", "at_once"), [("grpc", 64), ("local", 16)])
+def test_of_a_full_message_fewer_requests_start_in_a_turn_over_the_lane(
+    carrier: str, at_once: int
+) -> None:
+    """Where a message costs little, replies of the first ones leave sooner (decision 0007)."""
+
+    async def test(house: House) -> None:
+        Line(house.dispatcher, carrier).send(*(f"r{number}" for number in range(80)))
+        seen = set()
+        while house.begun < 80:
+            await asyncio.sleep(0)
+            seen.add(house.begun)
+        assert min(seen - {0}) == at_once
+        house.go.set()
+
+    run(test, slots=80)
 
 
 def test_a_dispatcher_shows_what_runs_and_who_waits() -> None:

@@ -14,7 +14,6 @@ import pytest
 from serve_grpc._generated.replica_pb2 import Error, RequestContext
 from serve_grpc._serve.replicas import UserMethod
 from serve_grpc._serve.tracing import Scope
-from serve_grpc.replica import executor as executor_module
 from serve_grpc.replica.executor import Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
 from serve_grpc.replica.standby import StandbyQueue
@@ -122,8 +121,7 @@ def test_a_cancel_at_any_time_gives_one_outcome(turns: int) -> None:
     assert outcome.error.code == Error.CANCELLED
 
 
-def test_requests_start_in_order_a_few_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executor_module, "STARTS_PER_TURN", 3)
+def test_requests_start_in_order_a_few_in_each_turn() -> None:
     started: list[int] = []
 
     async def note(number: int) -> int:
@@ -134,7 +132,7 @@ def test_requests_start_in_order_a_few_in_each_turn(monkeypatch: pytest.MonkeyPa
         outcomes = Outcomes()
         replica: Any = OneMethod(note)
         executor = Executor(replica, outcomes, 10**6)
-        executor.submit([invocation(n, n) for n in range(10)])
+        executor.submit([invocation(n, n) for n in range(10)], starts_per_turn=3)
         seen = []
         while len(outcomes.by_id) < 10:
             await asyncio.sleep(0)
