@@ -158,6 +158,18 @@ class Run:
         text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(self)}, indent=1)
         path.write_text(text + "\n")
 
+    def and_then(self, later: Run) -> Run:
+        """This run with the cases of a later one: in the place of its own, or at the end."""
+        cases = {result.case.id: result for result in (*self.cases, *later.cases)}
+        commits = dict.fromkeys((self.commit, later.commit))
+        return dataclasses.replace(
+            self,
+            commit=", ".join(commits),
+            command=f"{self.command}; {later.command}",
+            seconds=self.seconds + later.seconds,
+            cases=list(cases.values()),
+        )
+
     @classmethod
     def load(cls, path: Path) -> Run:
         """Read what `save` wrote.

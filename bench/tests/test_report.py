@@ -207,6 +207,21 @@ def test_a_bound_of_the_number_itself_is_shown_without_another(tmp_path: Path) -
     assert list(targets_table(run).columns[1].cells) == ["[green]yes[/]"]
 
 
+def test_cases_of_a_later_run_take_the_place_of_those_that_failed(tmp_path: Path) -> None:
+    first, later = new_run(), new_run()
+    again, added = later.cases[0], later.cases[1]
+    first.cases[0] = CaseResult(again.case, [Sample(OURS, 0, error="no wrk here")])
+    del first.cases[1]
+    later = dataclasses.replace(later, command="bench --only two", commit="abc", seconds=5.0)
+    both = first.and_then(dataclasses.replace(later, cases=[again, added]))
+    assert both.cases == [again, *first.cases[1:], added]
+    assert both.seconds == first.seconds + 5
+    text = write_docs(both, tmp_path).read_text()
+    assert f"`{first.command}; bench --only two`" in text
+    assert f"`{first.commit}, abc`" in text
+    assert "no wrk here" not in text
+
+
 def test_where_serves_own_is_ahead_is_said() -> None:
     run = new_run(factor={OURS: 0.05}, only="in-flight")
     metrics = {(point.result.case.x, point.metric) for point in lanes.behind(run)}
