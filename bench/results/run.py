@@ -161,7 +161,7 @@ class Run:
     def and_then(self, later: Run) -> Run:
         """This run with the cases of a later one: in the place of its own, or at the end."""
         cases = {result.case.id: result for result in (*self.cases, *later.cases)}
-        commits = dict.fromkeys((self.commit, later.commit))
+        commits = dict.fromkeys((*self.commit.split(", "), later.commit))
         return dataclasses.replace(
             self,
             commit=", ".join(commits),
