@@ -93,7 +93,7 @@ def test_cancel_of_a_stream_reaches_its_generator(inner, board, measured):
         cancelled_s = time.monotonic()
         stream.cancel()
         with pytest.raises(RequestCancelledError):
-            next(stream)
+            list(stream)  # an item that came before the cancel may be handed out first
         at_s = eventually(lambda i=i: times(board, "cancelled").get(f"s{i}"))
         took_s.append(at_s - cancelled_s)
     to_generator = median_of(measured, 13, "cancel of a stream", "to its generator", HOP_S, took_s)
