@@ -112,22 +112,27 @@ def _reduce(ref: Any) -> Any:
     return reduced
 
 
-class _Reducers(dict[type, Any]):
-    """A pickler's dispatch table: for refs ours, for the rest another one."""
+def _table(of_pickler: Mapping[type, Any]) -> dict[type, Any]:
+    """A pickler's dispatch table: for refs ours, for the rest another one.
 
-    def __init__(self, others: Mapping[type, Any]) -> None:
-        super().__init__({ray.ObjectRef: _reduce, ActorHandle: _reduce})
-        self._others = others
-
-    # C's pickler asks its table by `[]` (`PyObject_GetItem` in CPython's _pickle.c), so this is
-    # found. `copyreg`'s table may grow later, and is looked at each time.
-    def __missing__(self, kind: type) -> Any:
-        return self._others[kind]
+    C's pickler asks it for each object. A type that is not in a plain dict costs it a tenth of a
+    microsecond, one that a chain of tables or a method is asked for several. Hence a copy for each
+    pickler: the tables behind it may grow at any time.
+    """
+    table: dict[type, Any] = {}
+    for one in reversed(getattr(of_pickler, "maps", (of_pickler,))):  # cloudpickle's is a chain
+        table.update(one)
+    table[ray.ObjectRef] = table[ActorHandle] = _reduce
+    return table
 
 
 class _CloudPickler(cloudpickle.Pickler):
-    dispatch_table = _Reducers(cloudpickle.Pickler.dispatch_table)
+    @property
+    def dispatch_table(self) -> Mapping[type, Any]:
+        return _table(cloudpickle.Pickler.dispatch_table)
 
 
 class _Pickler(pickle.Pickler):
-    dispatch_table = _Reducers(copyreg.dispatch_table)
+    @property
+    def dispatch_table(self) -> Mapping[type, Any]:  # type: ignore[override]
+        return _table(copyreg.dispatch_table)
