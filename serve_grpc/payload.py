@@ -47,6 +47,9 @@ class Memory(Protocol):
         A piece that is being passed on (`passed_on`) lies in such memory, and is kept as it is.
         """
 
+    def gather(self, pieces: Sequence[memoryview]) -> memoryview | None:
+        """As `keep`, of bytes in several pieces, not all empty: one behind the other."""
+
 
 class Origin(Protocol):
     """Where a piece of memory that can be written to is from: the `origin` of its view's `obj`.

@@ -16,7 +16,7 @@ import functools
 import pickle
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serve_grpc.payload import (
@@ -36,17 +36,27 @@ from serve_grpc.shared_memory.blocks import HEAP, joined_in_place
 __all__ = ["PICKLE_PROTOCOL", "dump", "load", "plain_pickle", "readable", "reduced"]
 
 PICKLE_PROTOCOL = 5
+_Owned = memoryview | bytearray
 _COUNT = struct.Struct("<BI")
 """The zero byte, and how many buffers follow the pickle; then the size of each in eight bytes."""
 
 
 class _Written:
-    """A file for a pickler that keeps the pieces it writes, large ones in `memory`."""
+    """A file for a pickler that keeps the pieces it writes, large ones in `memory`.
+
+    Attributes:
+        parts: Of the pickle, in order.
+        sizes: Of the buffers that stay out of it, in bytes, in order.
+        buffers: Their bytes; a piece may have several.
+    """
 
     def __init__(self, memory: Memory | None) -> None:
         self.parts: list[bytes | memoryview] = []
+        self.sizes: list[int] = []
         self.buffers: list[memoryview] = []
         self._memory = memory
+        self._small: list[memoryview] = []
+        self._in_a_row = 0
 
     def write(self, part: Any) -> None:
         """Keep `part`; what may still change is copied."""
@@ -68,11 +78,30 @@ class _Written:
             raw = buffer.raw()
         except BufferError:  # not contiguous: only its own class can make bytes of it
             return True
-        with raw:
-            if raw.nbytes < LARGE_BYTES or self._memory is None:
+        size = raw.nbytes
+        if size < LARGE_BYTES:
+            # A few small ones cost least within the pickle. A long row of them is copied at once.
+            if self._in_a_row < LARGE_BYTES:
+                self._in_a_row += size
                 return True
-            self.buffers.append(self._memory.keep(raw) or HEAP.keep(raw))
+            self._small.append(raw)
+        else:
+            assert self._memory is not None
+            self.gather()
+            self._in_a_row = 0
+            with raw:
+                self.buffers.append(self._memory.keep(raw) or HEAP.keep(raw))
+        self.sizes.append(size)
         return False
+
+    def gather(self) -> None:
+        """Copy the small buffers so far into one piece."""
+        if self._small:
+            assert self._memory is not None
+            is_large = sum(map(len, self._small)) >= LARGE_BYTES
+            kept = self._memory.gather(self._small) if is_large else None
+            self.buffers.append(kept or HEAP.gather(self._small))
+            self._small.clear()
 
 
 def dump(value: Any, pickler: type[pickle.Pickler], memory: Memory | None = None) -> Payload:
@@ -89,8 +118,8 @@ def dump(value: Any, pickler: type[pickle.Pickler], memory: Memory | None = None
         pickler(file, PICKLE_PROTOCOL).dump(value)
     else:
         pickler(file, PICKLE_PROTOCOL, buffer_callback=file.keep_out).dump(value)
-    if file.buffers:
-        sizes = [len(buffer) for buffer in file.buffers]
+    if sizes := file.sizes:
+        file.gather()
         head = _COUNT.pack(0, len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
         return Segments([head, *file.parts, *file.buffers], has_buffers=True)
     payload = Segments(file.parts)
@@ -176,15 +205,45 @@ def _writable(buffer: memoryview | bytearray) -> bytearray:
     return buffer if isinstance(buffer, bytearray) else bytearray(buffer)
 
 
+def _cut_up(
+    views: list[memoryview], sizes: Sequence[int], own: Callable[[memoryview], _Owned]
+) -> list[_Owned]:
+    """Buffers of `sizes` bytes, one behind the other in `views`.
+
+    A large one stays where it lies, if it can be written to; small ones are copied, for they would
+    keep the piece that they came in. Args: `own`, as of `_Arrived.take_buffers`.
+    """
+    found: list[_Owned] = []
+    rest = iter(views)
+    view, at = memoryview(b""), 0
+    for size in sizes:
+        if at == len(view) and size:
+            view, at = next(rest), 0
+        if at + size > len(view):  # it goes on in the next one
+            parts, left = [view[at:]], size - (len(view) - at)
+            while left:
+                view = next(rest)
+                at = min(left, len(view))
+                parts.append(view[:at])
+                left -= at
+            found.append(joined_in_place(parts))
+            continue
+        part = view[at : at + size]
+        at += size
+        if size < LARGE_BYTES:
+            found.append(bytearray(part))
+        else:
+            found.append(joined_in_place([part]) if part.readonly else own(part))
+    return found
+
+
 class _Arrived:
     """A file for an unpickler over the pieces of a payload."""
 
     def __init__(self, payload: Payload) -> None:
         self._views = [memoryview(part) for part in reversed(pieces(payload))]
 
-    def take_buffers(
-        self, own: Callable[[memoryview], memoryview | bytearray]
-    ) -> list[memoryview | bytearray]:
+    def take_buffers(self, own: Callable[[memoryview], _Owned]) -> list[_Owned]:
         """Take off the front what tells of buffers, and the buffers off the end.
 
         Args:
@@ -203,7 +262,7 @@ class _Arrived:
         sizes = struct.unpack(f"<{count}Q", self._take(8 * count))
         if sum(sizes) > left - 8 * count:
             raise ValueError("the buffers of a payload are larger than it is")
-        return [self._take_last(size, own) for size in reversed(sizes)][::-1]
+        return _cut_up(self._take_last(sum(sizes)), sizes, own)
 
     def take_rest(self) -> list[memoryview]:
         """All that is left, in order."""
@@ -216,22 +275,17 @@ class _Arrived:
             raise ValueError("a payload ends before its buffers")
         return data
 
-    def _take_last(
-        self, size: int, own: Callable[[memoryview], memoryview | bytearray]
-    ) -> memoryview | bytearray:
-        """The last `size` bytes: as they lie there if they can be written to, else copied."""
+    def _take_last(self, size: int) -> list[memoryview]:
+        """The last `size` bytes, in order."""
         taken: list[memoryview] = []
-        left = size
-        while left:
+        while size:
             view = self._views.pop(0)
-            if len(view) > left:
-                self._views.insert(0, view[: len(view) - left])
-                view = view[len(view) - left :]
+            if len(view) > size:
+                self._views.insert(0, view[: len(view) - size])
+                view = view[len(view) - size :]
             taken.append(view)
-            left -= len(view)
-        if len(taken) == 1 and not taken[0].readonly:
-            return own(taken[0])
-        return joined_in_place(taken[::-1])
+            size -= len(view)
+        return taken[::-1]
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill `buffer`, as far as there is data."""

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from serve_grpc.config import settings
-from serve_grpc.shared_memory.copying import copy_into
+from serve_grpc.shared_memory.copying import copy_all, copy_into
 from serve_grpc.shared_memory.memory_limits import default_pool_bytes
 from serve_grpc.shared_memory.pool import IDLE_S
 
@@ -181,10 +181,7 @@ def joined_in_place(views: Sequence[memoryview]) -> memoryview | bytearray:
     block = new_block(size) if size >= BLOCK_BYTES else None
     if block is None:
         return bytearray().join(views)
-    filled = 0
-    for view in views:
-        copy_into(block[filled : filled + len(view)], view)
-        filled += len(view)
+    copy_all(block, views)
     return block
 
 
@@ -216,6 +213,10 @@ class Heap:
             return memoryview(bytes(piece))
         copy_into(block, piece)
         return block.toreadonly()
+
+    def gather(self, pieces: Sequence[memoryview]) -> memoryview:
+        """As of `Memory`."""
+        return memoryview(joined_in_place(pieces)).toreadonly()
 
 
 HEAP = Heap()

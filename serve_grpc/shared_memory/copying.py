@@ -8,9 +8,10 @@ code holds them, so neither can be freed or resized meanwhile.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["copy_into"]
+__all__ = ["copy_all", "copy_into"]
 
 UNLOCKED_BYTES = 512 * 1024
 """From here on; a smaller copy takes less than 50 µs, and to get the lock back may take longer."""
@@ -62,6 +63,26 @@ def copy_into(target: memoryview, source: Any) -> None:
         raise BufferError("the source is not contiguous, or the target cannot be written")
     elif seen.nbytes:  # without elements there is nothing to cast
         target.cast("B")[:] = seen.cast("B")
+
+
+def copy_all(target: memoryview, sources: Sequence[bytes | memoryview]) -> None:
+    """Copy all bytes of `sources`, one behind the other, to the beginning of `target`.
+
+    Args:
+        target: Writable, single bytes in one piece.
+        sources: Single bytes in one piece each, together no more than there is room for.
+
+    Raises:
+        BufferError, TypeError: `target` is not writable.
+        ValueError: There is not so much room.
+    """
+    end = 0
+    for source in sources:
+        start, end = end, end + len(source)
+        if len(source) < UNLOCKED_BYTES:  # of a list of arrays there may be thousands
+            target[start:end] = source
+        else:
+            copy_into(target[start:end], source)
 
 
 def _copy_unlocked(target: memoryview, source: memoryview) -> None:

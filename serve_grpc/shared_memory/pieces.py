@@ -9,10 +9,11 @@ is a piece as well: that process hears of its end from `mappings`.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from serve_grpc.shared_memory.borrowed import BorrowedRange
-from serve_grpc.shared_memory.copying import copy_into
+from serve_grpc.shared_memory.copying import copy_all
 from serve_grpc.shared_memory.pool import SegmentPool
 from serve_grpc.shared_memory.ranges import Range
 
@@ -68,11 +69,18 @@ class Pieces:
         """As of `Memory`."""
         if type(piece) is memoryview and (passed := _passed_on(piece)) is not None:
             return passed
-        found = self._pool.allocate(len(piece))
+        return self._copied([piece])
+
+    def gather(self, pieces: Sequence[memoryview]) -> memoryview | None:
+        """As of `Memory`."""
+        return self._copied(pieces)
+
+    def _copied(self, pieces: Sequence[bytes | memoryview]) -> memoryview | None:
+        found = self._pool.allocate(sum(map(len, pieces)))
         if found is None:
             return None
         try:
-            copy_into(found.view, piece)
+            copy_all(found.view, pieces)
             return self._watched(found)
         except BaseException:  # no memory, or an interrupt in the user's thread
             found.let_go()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serve_grpc.protocol.places import Place
 
 __all__ = ["HeapMemory", "TableMemory"]
@@ -54,3 +56,7 @@ class HeapMemory:
         self._room -= len(piece)
         self.kept.append(bytearray(piece))
         return memoryview(self.kept[-1])
+
+    def gather(self, pieces: Sequence[memoryview]) -> memoryview | None:
+        """As of `Memory`."""
+        return self.keep(b"".join(pieces))

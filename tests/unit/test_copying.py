@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serve_grpc.shared_memory.copying import UNLOCKED_BYTES, copy_into
+from serve_grpc.shared_memory.copying import UNLOCKED_BYTES, copy_all, copy_into
 
 SIZES = [0, 1, 1000, UNLOCKED_BYTES - 1, UNLOCKED_BYTES, UNLOCKED_BYTES + 1, 3 * UNLOCKED_BYTES]
 
@@ -33,6 +33,22 @@ def test_arrays_of_numbers_are_copied_as_bytes(shape: tuple[int, int]) -> None:
     assert target == array.tobytes()
     with pytest.raises(BufferError, match="contiguous"):
         copy_into(memoryview(bytearray(array[::2].nbytes)), array[::2])
+
+
+def test_several_are_copied_one_behind_the_other() -> None:
+    pieces = [os.urandom(size) for size in (*SIZES, 3)]
+    target = bytearray(sum(SIZES) + 10)
+    copy_all(memoryview(target), [memoryview(piece) for piece in pieces])
+    assert target == b"".join(pieces) + bytes(7)
+    for piece in pieces[1], pieces[-2]:
+        with pytest.raises((BufferError, TypeError)):
+            copy_all(memoryview(bytes(len(piece))), [piece])
+
+
+@pytest.mark.parametrize("sizes", [(4, 7), (3, UNLOCKED_BYTES)])
+def test_more_than_there_is_room_for_is_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"fit|different"):
+        copy_all(memoryview(bytearray(10)), [bytes(size) for size in sizes])
 
 
 @pytest.mark.parametrize("size", [100, UNLOCKED_BYTES])

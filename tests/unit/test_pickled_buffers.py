@@ -49,6 +49,16 @@ VALUES: dict[str, Any] = {
     "not contiguous": array(size=SIZE * 3)[::3],
     "empty": np.empty((0, 5)),
     "structured": np.zeros(SIZE, dtype=[("a", "i4"), ("b", "f8")]),
+    "row of small ones": [array(seed, 300 + seed) for seed in range(60)],
+    "small and large ones": [
+        *[array(seed, 3_000) for seed in range(9)],
+        array(1),
+        *[array(seed, 3_000) for seed in range(9)],
+        np.empty(0),
+        array(2, 5),
+        array(3),
+        array(4, 5),
+    ],
     "objects": np.array([{"k": 1}, None, "x"], dtype=object),
     "read-only": read_only(),
     "bytes": b"x" * (2 * LARGE_BYTES),
@@ -111,6 +121,44 @@ def test_buffers_that_arrive_in_the_stream_may_be_written(name: str) -> None:
     arrived = serializer.load_response(payload)
     arrived += 1
     assert np.array_equal(arrived, array() + 1)
+
+
+@PICKLES
+@pytest.mark.parametrize("room", [2**62, 0], ids=["room", "none"])
+def test_a_row_of_small_buffers_is_one_piece(name: str, room: int) -> None:
+    serializer, memory = get_serializer(name), HeapMemory(room)
+    value = [array(seed, 375) for seed in range(1_000)]
+    payload = serializer.dump_response(value, memory)
+    assert isinstance(payload, Segments)
+    assert len(memory.kept) == (2 if room else 0)  # the other one is the pickle
+    assert len(payload.parts[-1]) > sum(each.nbytes for each in value) - 2 * LARGE_BYTES
+    arrived = serializer.load_response(as_arrived(payload))
+    value[-1][:] = 0
+    assert arrived[-1].flags.writeable
+    assert same(arrived[-1], array(999, 375))
+
+
+@needs_memfd
+@PICKLES
+def test_a_small_buffer_does_not_keep_the_piece_that_it_came_in(name: str) -> None:
+    ends, serializer = Ends(), get_serializer(name)
+    parts = pieces(serializer.dump_response(VALUES["row of small ones"], HeapMemory()))
+    payload = Segments([*parts[:-1], ends.carry(bytes(parts[-1]))])
+    arrived = serializer.load_response(payload)
+    arrived[-1][:] = 0
+    assert same(serializer.load_response(payload), VALUES["row of small ones"])
+    del payload
+    assert ends.settle() == 1
+    assert same(arrived[:-1], VALUES["row of small ones"][:-1])
+    ends.close()
+
+
+@PICKLES
+def test_a_few_small_buffers_stay_in_the_pickle(name: str) -> None:
+    value = [array(seed, 100) for seed in range(50)]
+    payload = get_serializer(name).dump_response(value, HeapMemory())
+    assert type(payload) is bytes
+    assert same(pickle.loads(payload), value)
 
 
 @needs_memfd
@@ -188,10 +236,11 @@ def test_a_payload_that_is_passed_on_unopened_is_a_plain_pickle() -> None:
 @settings(deadline=None)  # it is about bytes, not about time
 @given(places=st.lists(st.integers(0, 2**21), max_size=12))
 def test_a_value_is_the_same_wherever_its_payload_is_cut(places: list[int]) -> None:
-    payload = joined(get_serializer("pickle").dump_response(VALUES["several"], HeapMemory()))
-    bounds = [0, *sorted(place % (len(payload) + 1) for place in places), len(payload)]
-    parts = [memoryview(payload[a:b]) for a, b in itertools.pairwise(bounds) if a < b]
-    assert same(load(Segments(parts)), VALUES["several"])
+    for kind in ("several", "small and large ones"):
+        payload = joined(get_serializer("pickle").dump_response(VALUES[kind], HeapMemory()))
+        bounds = [0, *sorted(place % (len(payload) + 1) for place in places), len(payload)]
+        parts = [memoryview(payload[a:b]) for a, b in itertools.pairwise(bounds) if a < b]
+        assert same(load(Segments(parts)), VALUES[kind])
 
 
 @settings(deadline=None)  # it is about bytes, not about time

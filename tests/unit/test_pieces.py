@@ -34,7 +34,7 @@ def test_a_piece_lives_as_long_as_its_last_view() -> None:
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(pieces_module, "copy_into"), (Range, "hold"), (pieces_module, "_Watch")],
+    [(pieces_module, "copy_all"), (Range, "hold"), (pieces_module, "_Watch")],
     ids=["copy", "hold", "watch"],
 )
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
@@ -78,3 +78,16 @@ def test_a_range_that_cannot_be_made_is_not_counted(
     assert kept is not None
     assert pool.statistics().bytes_in_use == SIZE
     pool.close()
+
+
+def test_several_pieces_are_kept_as_one() -> None:
+    pool = pool_of()
+    kept = Pieces(pool).gather([memoryview(b"x" * SIZE), memoryview(b""), memoryview(b"y" * 7)])
+    assert kept is not None
+    found = range_of(kept)
+    assert found is not None
+    assert (bytes(kept), found.size) == (b"x" * SIZE + b"y" * 7, SIZE + 7)
+    del kept, found
+    assert pool.statistics().bytes_in_use == 0
+    pool.close()
+    assert Pieces(pool).gather([memoryview(b"x")]) is None  # no room
