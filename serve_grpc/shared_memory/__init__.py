@@ -13,6 +13,7 @@ blocks          large pieces of memory that nobody else sees, in huge pages
 copying         copies without the interpreter's lock
 mappings        the receiver: private views on ranges of a peer's segments
 borrowed        one such segment, and its ranges, which may be lent on
+untouched       the receiver: ranges that nobody has written to, to be lent on or back
 unmapped        the receiver: copies of ranges in segments that it cannot map
 private_pages   the receiver: private copies of a mapping's pages
 

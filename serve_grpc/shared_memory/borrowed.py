@@ -1,8 +1,9 @@
 """One segment of a peer, mapped here, and the ranges of it that were lent to this process.
 
 A range may be lent on to peers of this process (`pieces.Lendable`) for as long as nobody here has
-opened it; its owner hears that it is free only when they have given it back. Invariant: who reads
-a range in place and who lends it on exclude each other, for good: what is lent on never changes.
+opened it, or written to it (`untouched`); its owner hears that it is free only when they have given
+it back. Invariant: who reads a range in place and who lends the same view on exclude each other,
+for good: what is lent on never changes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import mmap
 import os
 from typing import Any
 
-from serve_grpc.shared_memory.segments import read_range
+from serve_grpc.shared_memory.segments import map_fd, read_range
 
 __all__ = ["BorrowedRange", "Mapping"]
 
@@ -51,6 +52,11 @@ class BorrowedRange:
         self._first_use: dict[str, object] = {}
         self._lent: list[None] = []
 
+    @property
+    def is_new(self) -> bool:
+        """As of `payload.Origin`."""
+        return not self._first_use
+
     def claim(self) -> bool:
         """As of `payload.Origin`."""
         reader = object()
@@ -63,9 +69,14 @@ class BorrowedRange:
         return self._first_use.setdefault("use", _PASSED_ON) is _PASSED_ON
 
     @property
+    def is_owned(self) -> bool:
+        """Whether its owner is there, and hears of who it is lent on to."""
+        return not self._mapping.is_gone
+
+    @property
     def is_lendable(self) -> bool:
         """As of `Lendable`."""
-        return not self._mapping.is_gone and self._first_use.get("use") is _PASSED_ON
+        return self.is_owned and self._first_use.get("use") is _PASSED_ON
 
     @property
     def number(self) -> int:
@@ -99,6 +110,15 @@ class BorrowedRange:
         """As of `Lendable`."""
         self._lent.pop()
 
+    def shown_again(self) -> Any:
+        """A ctypes array over the whole segment, in a mapping that nobody may write to.
+
+        Raises:
+            OSError: This process cannot map more, or has no descriptor left.
+        """
+        self._mapping.is_passed_on = True
+        return self._mapping.holds.from_buffer(self._mapping.second())
+
     def read(self) -> bytearray:
         """As of `payload.Origin`."""
         # Of the segment, where nobody writes while a view lives: what is written to a view is in
@@ -120,6 +140,7 @@ class Mapping:
             than a mapping it can be made anew for each range, without a system call, and its end
             be watched. One type for each segment: a type is not freed before the next full
             garbage collection.
+        shown: Of `second`, once it was asked for.
         taken: The pages of ranges that live, one bit each.
         live: How many ranges live.
     """
@@ -135,6 +156,7 @@ class Mapping:
         "live",
         "memory",
         "number",
+        "shown",
         "size",
         "taken",
     )
@@ -152,3 +174,15 @@ class Mapping:
         self.is_gone = False
         self.lent_as = next(_numbers)
         self.descriptor = _Descriptor(fd)
+        self.shown: mmap.mmap | None = None
+
+    def second(self) -> mmap.mmap:
+        """The segment once more: nobody writes there, so it always shows the owner's pages.
+
+        Raises:
+            OSError: As of `segments.map_fd`.
+        """
+        # Two threads may both make one; that does no harm.
+        if self.shown is None:
+            self.shown = map_fd(self.descriptor.fd, self.size)
+        return self.shown

@@ -11,7 +11,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["copy_all", "copy_into"]
+__all__ = ["address_of", "copy_all", "copy_into"]
 
 UNLOCKED_BYTES = 512 * 1024
 """From here on; a smaller copy takes less than 50 µs, and to get the lock back may take longer."""
@@ -83,6 +83,18 @@ def copy_all(target: memoryview, sources: Sequence[bytes | memoryview]) -> None:
             target[start:end] = source
         else:
             copy_into(target[start:end], source)
+
+
+def address_of(source: Any) -> int:
+    """Where the bytes of something with a buffer in one contiguous piece begin.
+
+    Raises:
+        BufferError: It is not contiguous.
+    """
+    of = _Buffer()
+    _get(source, ctypes.byref(of), SIMPLE)
+    _release(ctypes.byref(of))
+    return of.address or 0
 
 
 def _copy_unlocked(target: memoryview, source: memoryview) -> None:

@@ -26,6 +26,7 @@ from serve_grpc.shared_memory.segments import (
     check,
     map_fd,
 )
+from serve_grpc.shared_memory.untouched import arrived
 
 __all__ = ["Mappings"]
 
@@ -163,6 +164,7 @@ class Mappings:
         mapping.taken |= pages
         mapping.live += 1
         self._watches.add(watch)
+        arrived[mapping.address + offset] = hold
         return memoryview(hold).cast("B")[offset : offset + size]
 
     def descriptor(self, number: int) -> int:

@@ -2,8 +2,8 @@
 
 A piece is a view, and its range is the pool's again when the last view of it is collected: a
 payload holds its pieces, and so does each link for as long as its peer reads them. Other than of
-ranges, nobody has to keep count. What arrived in the memory of another process, and is passed on,
-is a piece as well: that process hears of its end from `mappings`.
+ranges, nobody has to keep count. What arrived in the memory of another process, and is passed on
+unopened or unwritten, is a piece as well: that process hears of its end from `mappings`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from serve_grpc.shared_memory.borrowed import BorrowedRange
 from serve_grpc.shared_memory.copying import copy_all
 from serve_grpc.shared_memory.pool import SegmentPool
 from serve_grpc.shared_memory.ranges import Range
+from serve_grpc.shared_memory.untouched import UNTOUCHED_BYTES, Untouched, untouched
 
 __all__ = ["Lendable", "Pieces", "range_of"]
 
@@ -67,8 +68,12 @@ class Pieces:
 
     def keep(self, piece: bytes | memoryview) -> memoryview | None:
         """As of `Memory`."""
-        if type(piece) is memoryview and (passed := _passed_on(piece)) is not None:
-            return passed
+        if type(piece) is memoryview:
+            found = _passed_on(piece)
+            if found is None and len(piece) >= UNTOUCHED_BYTES:
+                found = untouched(piece)
+            if found is not None:
+                return found
         return self._copied([piece])
 
     def gather(self, pieces: Sequence[memoryview]) -> memoryview | None:
@@ -104,8 +109,8 @@ class Pieces:
 
 def range_of(view: memoryview) -> Lendable | None:
     """The range that a whole piece lies in; None for any other view."""
-    found: Range | BorrowedRange | None = getattr(view.obj, "range", None)
-    if not isinstance(found, Range):
+    found: Range | Untouched | BorrowedRange | None = getattr(view.obj, "range", None)
+    if not isinstance(found, (Range, Untouched)):
         found = getattr(view.obj, "origin", None)
         if not isinstance(found, BorrowedRange):
             return None
