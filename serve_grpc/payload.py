@@ -20,6 +20,7 @@ __all__ = [
     "Segments",
     "Stored",
     "claimed",
+    "is_free",
     "is_stored",
     "joined",
     "passed_on",
@@ -34,7 +35,7 @@ LARGE_BYTES = 64 * 1024
 CPython's _pickle.c), and a piece of a payload is worth a place in shared memory."""
 
 ON_LOOP_BYTES = 4 * 1024 * 1024
-"""Payloads above this size are deserialized in a thread: an event loop that copies tens of
+"""Payloads of which more is copied are deserialized in a thread: an event loop that copies tens of
 megabytes does nothing else for tens of milliseconds."""
 
 
@@ -58,9 +59,13 @@ class Origin(Protocol):
 
     Attributes:
         size: Of the whole piece, in bytes.
+        is_new: Whether nobody has called `claim` or `pass_on`; for an estimate.
     """
 
     size: int
+
+    @property
+    def is_new(self) -> bool: ...
 
     def claim(self) -> bool:
         """Whether this is the first call: then the piece is the caller's, to write to."""
@@ -149,6 +154,14 @@ def claimed(piece: memoryview) -> memoryview | bytearray:
     if len(piece) != origin.size:  # a part, and another reader may have the next one
         return bytearray(piece)
     return piece if origin.claim() else origin.read()
+
+
+def is_free(piece: bytes | memoryview) -> bool:
+    """Whether `claimed` would take the piece as it lies there, and it can be written to."""
+    if isinstance(piece, bytes) or piece.readonly:
+        return False
+    origin: Origin | None = getattr(piece.obj, "origin", None)
+    return origin is None or (origin.is_new and len(piece) == origin.size)
 
 
 def unwritten(piece: memoryview) -> memoryview | bytearray:

@@ -25,6 +25,7 @@ from serve_grpc.payload import (
     Payload,
     Segments,
     claimed,
+    is_free,
     joined,
     passed_on,
     pieces,
@@ -33,7 +34,7 @@ from serve_grpc.payload import (
 )
 from serve_grpc.shared_memory.blocks import HEAP, joined_in_place
 
-__all__ = ["PICKLE_PROTOCOL", "dump", "load", "plain_pickle", "readable", "reduced"]
+__all__ = ["PICKLE_PROTOCOL", "copied_bytes", "dump", "load", "plain_pickle", "readable", "reduced"]
 
 PICKLE_PROTOCOL = 5
 _Owned = memoryview | bytearray
@@ -141,6 +142,19 @@ def load(payload: Payload) -> Any:
     arrived = _Arrived(payload)
     buffers = arrived.take_buffers(claimed)
     return pickle.Unpickler(arrived, buffers=buffers).load()
+
+
+def copied_bytes(payload: Payload) -> int:
+    """About how many bytes `load` copies, or another serializer: not those that stay in place."""
+    size = len(payload)
+    if type(payload) is not Segments or payload.stored is not None:
+        return size
+    try:
+        sizes = frozenset(_Arrived(payload).take_sizes())
+    except ValueError:  # it is no such payload, and whoever loads it says so
+        return size
+    # Large buffers are pieces of their own.
+    return size - sum(len(p) for p in payload.parts if len(p) in sizes and is_free(p))
 
 
 def plain_pickle(payload: Payload) -> bytes:
@@ -252,8 +266,17 @@ class _Arrived:
         Raises:
             ValueError: There are not so many bytes.
         """
+        sizes = self.take_sizes()
+        return _cut_up(self._take_last(sum(sizes)), sizes, own)
+
+    def take_sizes(self) -> Sequence[int]:
+        """Take off the front what tells of buffers: the size of each, in bytes.
+
+        Raises:
+            ValueError: There are not so many bytes.
+        """
         if not self._views or not len(self._views[-1]) or self._views[-1][0] != 0:
-            return []
+            return ()
         head = self._take(_COUNT.size)
         _, count = _COUNT.unpack(head)
         left = sum(map(len, self._views))
@@ -262,7 +285,7 @@ class _Arrived:
         sizes = struct.unpack(f"<{count}Q", self._take(8 * count))
         if sum(sizes) > left - 8 * count:
             raise ValueError("the buffers of a payload are larger than it is")
-        return _cut_up(self._take_last(sum(sizes)), sizes, own)
+        return sizes
 
     def take_rest(self) -> list[memoryview]:
         """All that is left, in order."""

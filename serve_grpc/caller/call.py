@@ -26,6 +26,7 @@ from serve_grpc.caller.waiters import Waiter, wake
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.mailbox import Mailbox
 from serve_grpc.payload import ON_LOOP_BYTES, Payload
+from serve_grpc.pickling import copied_bytes
 from serve_grpc.protocol.caller import RequestFields
 from serve_grpc.protocol.flow import ConsumerWindow
 from serve_grpc.threads import in_thread
@@ -255,7 +256,7 @@ class Call:
         if type(outcome) is Result:
             payload = outcome.payload
             # Unpickling megabytes would hold up all else on the consumer's loop (decision 0017).
-            if len(payload) > ON_LOOP_BYTES:
+            if len(payload) > ON_LOOP_BYTES and copied_bytes(payload) > ON_LOOP_BYTES:
                 return (yield from in_thread(self.load, payload))
             return self.load(payload)
         if type(outcome) is Value:
@@ -278,7 +279,7 @@ class Call:
                 if outcome.is_ok:
                     raise StopAsyncIteration
                 raise (yield from self._failure(outcome))
-        if len(self._items[0]) <= ON_LOOP_BYTES:
+        if len(self._items[0]) <= ON_LOOP_BYTES or copied_bytes(self._items[0]) <= ON_LOOP_BYTES:
             return self.take_item()
         payload, is_back = self._items.popleft(), False
         try:

@@ -27,6 +27,7 @@ from serve_grpc.errors import (
     ServeGrpcError,
 )
 from serve_grpc.payload import ON_LOOP_BYTES, Memory, Payload, Segments
+from serve_grpc.pickling import copied_bytes
 from serve_grpc.replica.failures import OutputError
 from serve_grpc.replica.invocation import Invocation, Stage
 from serve_grpc.replica.streams import stream_in_this_thread, stream_on_loop
@@ -214,7 +215,7 @@ async def _load(loads: Callable[[Payload], Any], payload: Payload) -> Any:
         except StoreError as error:
             text = f"the request of {size} bytes could not be fetched from Ray's object store"
             raise ReplicaError(f"{text}: {error}") from error
-    elif len(payload) <= ON_LOOP_BYTES:
+    elif len(payload) <= ON_LOOP_BYTES or copied_bytes(payload) <= ON_LOOP_BYTES:
         return loads(payload)
     return await in_thread(loads, payload)  # copying it would hold up every other handler
 

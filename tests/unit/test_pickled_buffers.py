@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from serve_grpc.arguments import Pickled
 from serve_grpc.payload import LARGE_BYTES, Payload, Segments, joined, pieces
-from serve_grpc.pickling import load, plain_pickle
+from serve_grpc.pickling import copied_bytes, load, plain_pickle
 from serve_grpc.serialization import get_serializer
 from tests.fakes.memory import HeapMemory
 from tests.unit.shared_memory_ends import Ends, needs_memfd
@@ -249,3 +249,26 @@ def test_a_payload_that_is_cut_off_is_an_error(missing: int) -> None:
     payload = joined(get_serializer("pickle").dump_response(VALUES["several"], HeapMemory()))
     with pytest.raises((pickle.UnpicklingError, EOFError, ValueError)):
         load(payload[: max(0, len(payload) - missing)])
+
+
+@needs_memfd
+def test_what_a_load_copies_is_told_before() -> None:
+    ends, serializer = Ends(), get_serializer("cloudpickle")
+
+    def arrived(value: Any) -> Segments:
+        parts = pieces(serializer.dump_response(value, HeapMemory()))
+        return Segments([ends.carry(bytes(p)) if len(p) >= LARGE_BYTES else p for p in parts])
+
+    payload = arrived({"a": [array(), "x" * 1000]})
+    assert 1000 < copied_bytes(payload) < 2000
+    serializer.load_response(payload)
+    assert copied_bytes(payload) == len(payload)  # who loads it again gets a copy
+    for kind in ("bytes", "row of small ones", "text"):
+        payload = arrived(VALUES[kind])
+        assert copied_bytes(payload) == len(payload)
+    assert copied_bytes(b"\0" * 100) == 100
+    assert copied_bytes(Segments([b"\0" * 100, b"\xff" * 100])) == 200
+    assert copied_bytes(Segments([b"\0\xff\xff\xff\xff"])) == 5
+    del payload
+    ends.settle()
+    ends.close()
