@@ -19,7 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "internals-tests.md"
 
 THROUGH: dict[str, tuple[str, ...]] = {
-    "_serve/references.py": ("tests/unit/test_pickling.py", "tests/unit/test_arguments.py"),
+    "_serve/references.py": (
+        "tests/unit/test_pickling.py",
+        "tests/unit/test_arguments.py",
+        "tests/unit/test_dispatch_tables.py",
+    ),
     "caller/events.py": ("tests/unit/test_handing_out.py",),
     "caller/line.py": ("tests/property/test_router.py",),
     "caller/making.py": ("tests/unit/test_opt_in.py",),
@@ -49,7 +53,11 @@ THROUGH: dict[str, tuple[str, ...]] = {
     "replica/failures.py": ("tests/unit/test_failures.py", "tests/unit/test_one_outcome.py"),
     "replica/making.py": ("tests/unit/test_dispatcher.py",),
     "replica/thread_call.py": ("tests/unit/test_thread_calls.py",),
-    "shared_memory/borrowed.py": ("tests/unit/test_lent.py", "tests/unit/test_passing_on.py"),
+    "shared_memory/borrowed.py": (
+        "tests/unit/test_lent.py",
+        "tests/unit/test_passing_on.py",
+        "tests/unit/test_untouched.py",
+    ),
 }
 """Modules that no test imports, and tests without Ray that run their code all the same."""
 

@@ -12,8 +12,6 @@ from serve_grpc.carriers.link import Cause
 from serve_grpc.payload import joined
 from serve_grpc.pickling import plain_pickle
 from serve_grpc.protocol.places import Place
-from serve_grpc.shared_memory import private_pages as private_pages_module
-from serve_grpc.shared_memory.borrowed import BorrowedRange
 from serve_grpc.shared_memory.segments import is_available
 from serve_grpc.shared_memory.untouched import UNTOUCHED_BYTES
 from tests.unit.test_passing_on import CLOUDPICKLE, Chain, Hop, dumped, idle, loaded
@@ -116,16 +114,20 @@ def test_a_part_is_copied(run: Any, part: slice) -> None:
 def test_where_it_cannot_be_had_it_is_copied(
     run: Any, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
-    def fails(_: BorrowedRange) -> None:
+    where: str
+    what: object
+
+    def fails(*_: Any) -> None:
         raise OSError("no addresses")
 
     if lack == "addresses":
-        monkeypatch.setattr(BorrowedRange, "shown_again", fails)
+        where, what = "serve_grpc.shared_memory.borrowed.map_fd", fails
     else:
-        monkeypatch.setattr(private_pages_module, "PAGEMAP", "/nowhere")
+        where, what = "serve_grpc.shared_memory.private_pages.PAGEMAP", "/nowhere"
 
     async def check(chain: Chain, first: Hop, second: Hop) -> None:
         mine = opened(await first.carry(dumped(SEED, chain.a)))
+        monkeypatch.setattr(where, what)
         assert np.array_equal(await sent(second, mine, chain), SEED)
         assert chain.b.statistics.made == 1
 
