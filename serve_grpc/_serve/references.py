@@ -115,9 +115,9 @@ def _reduce(ref: Any) -> Any:
 def _table(of_pickler: Mapping[type, Any]) -> dict[type, Any]:
     """A pickler's dispatch table: for refs ours, for the rest another one.
 
-    C's pickler asks it for each object. A type that is not in a plain dict costs it a tenth of a
-    microsecond, one that a chain of tables or a method is asked for several. Hence a copy for each
-    pickler: the tables behind it may grow at any time.
+    C's pickler asks it for each object. That a type is not there costs it next to nothing with a
+    plain dict, and microseconds where a method in Python says so. Hence a copy for each pickler:
+    the tables behind it may grow at any time.
     """
     table: dict[type, Any] = {}
     for one in reversed(getattr(of_pickler, "maps", (of_pickler,))):  # cloudpickle's is a chain
