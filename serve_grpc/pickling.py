@@ -33,6 +33,7 @@ from serve_grpc.payload import (
     with_refs,
 )
 from serve_grpc.shared_memory.blocks import HEAP, joined_in_place
+from serve_grpc.shared_memory.copying import copy_into
 
 __all__ = ["PICKLE_PROTOCOL", "copied_bytes", "dump", "load", "plain_pickle", "readable", "reduced"]
 
@@ -317,7 +318,8 @@ class _Arrived:
         filled = 0
         while self._views and filled < len(target):
             view = self._cut(len(target) - filled)
-            target[filled : filled + len(view)] = view
+            # One piece may be all of a payload; while it is copied, other threads run.
+            copy_into(target[filled : filled + len(view)], view)
             filled += len(view)
             if filled < len(target):
                 # Other threads have a turn now, instead of after the interpreter's switch interval.

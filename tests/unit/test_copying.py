@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-import threading
 from typing import Any
 
 import pytest
 
 from serve_grpc.shared_memory.copying import UNLOCKED_BYTES, copy_all, copy_into
+from tests.unit.other_threads import lets_others_run
 
 SIZES = [0, 1, 1000, UNLOCKED_BYTES - 1, UNLOCKED_BYTES, UNLOCKED_BYTES + 1, 3 * UNLOCKED_BYTES]
 
@@ -78,29 +78,6 @@ def test_nothing_is_held_afterwards() -> None:
 
 
 def test_other_threads_run_meanwhile() -> None:
-    """Nobody is made to give up the lock here, so another thread runs only if a copy lets it."""
     size = 32 * 1024 * 1024
     source, target = bytes(size), memoryview(bytearray(size))
-    may_go = threading.Lock()
-    seen: list[int] = []
-
-    def wait() -> None:
-        with may_go:
-            seen.append(1)
-
-    may_go.acquire()
-    thread = threading.Thread(target=wait)
-    thread.start()
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(30)
-    try:
-        may_go.release()
-        for _ in range(100):  # the system may be slow to wake it
-            copy_into(target, source)
-            if seen:
-                break
-        has_run = bool(seen)
-    finally:
-        sys.setswitchinterval(interval)
-        thread.join()
-    assert has_run
+    assert lets_others_run(lambda: copy_into(target, source))

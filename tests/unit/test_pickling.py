@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from serve_grpc.payload import LARGE_BYTES, Segments, joined, pieces
 from serve_grpc.pickling import dump, load
 from serve_grpc.serialization import get_serializer
+from tests.unit.other_threads import lets_others_run
 
 BIG = bytes(range(256)) * (LARGE_BYTES // 128)
 
@@ -73,6 +74,13 @@ def test_an_array_that_arrives_may_be_written() -> None:
     arrived = load(cut(joined(dump(array, pickle.Pickler)), [70_000, 200_000]))
     arrived += 1
     assert arrived.sum() == 2 * array.sum()
+
+
+@pytest.mark.parametrize("make", [bytes, bytearray])
+def test_other_threads_run_while_a_large_piece_is_read(make: Any) -> None:
+    """As it lies in shared memory, or in a block: a whole object is one piece."""
+    payload = dump(make(32 * 1024 * 1024), pickle.Pickler)
+    assert lets_others_run(lambda: load(payload))
 
 
 @pytest.mark.parametrize("value", [b"x" * 100, ["x" * 1000] * 10, np.arange(10)])
