@@ -24,6 +24,7 @@ from tests.faults.limits import allowed
 from tests.faults.memory import watched_memory
 from tests.faults.tcp_proxy import Network, TcpProxy, proxied
 from tests.ray.apps.watched import WATCHED
+from tests.ray.carriers import options_over
 from tests.ray.waiting import eventually
 
 ROW = 5
@@ -61,7 +62,9 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def shared_line(network, deploy):
-    handle = deploy(WATCHED.bind(), "line")
+    # As on another node: what is sent to a replica with a lane waits in the pool of shared memory.
+    options = options_over("grpc", {"ray_actor_options": {"num_cpus": 0.01}})
+    handle = deploy(WATCHED.options(**options).bind(), "line")
     handle.pid.remote().result(timeout_s=30)
     return Line(handle, network.before(handle))
 
