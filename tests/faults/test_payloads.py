@@ -39,7 +39,9 @@ def test_small_calls_pass_between_the_fragments_of_large_ones(run_script, measur
     for kind, figures in best.items():
         fault = f"100 B beside 100 MB, {kind} at once"
         value = f"{figures['p99']:.0f} ms (p50 {figures['p50']:.1f} ms)"
-        measured(16, fault, "small p99", f"≤ {SMALL_P99_MS} ms", value)
+        # With two large ones at once the figure is written down, and nothing more.
+        asserted = "" if kind.endswith(" 1") else ", not asserted"
+        measured(16, fault, "small p99", f"≤ {SMALL_P99_MS} ms{asserted}", value)
     assert all(figures["large"] > 3 for kind, figures in best.items() if kind != "none 1")
     one_at_once = {kind: f["p99"] for kind, f in best.items() if kind.endswith(" 1")}
     is_quiet = best["none 1"]["p99"] <= QUIET_P99_MS
