@@ -33,12 +33,7 @@ class Adapter:
 
     def refusal(self, *, is_full: bool, room_to_come: Callable[[], int]) -> Exception | None:
         if is_full and self.queued - room_to_come() >= LIMIT:
-            return BackPressureError(
-                num_queued_requests=self.queued,
-                max_queued_requests=LIMIT,
-                status_code=503,
-                retry_after_s=None,
-            )
+            return BackPressureError(num_queued_requests=self.queued, max_queued_requests=LIMIT)
         return None
 
 

@@ -19,6 +19,7 @@ from serve_grpc import errors
 from tests.ray.apps.differing import Differing, OverQuota, is_writable
 from tests.ray.apps.gated import Board
 from tests.ray.compat.behaviours import BY_REFERENCE, OURS, SERVES_GRPC, difference
+from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually, eventually_async
 
 OPTIONS = {
@@ -171,6 +172,7 @@ def test_wait_for(transport, handle, board):
     assert board.count("end") == (transport.name == BY_REFERENCE)
 
 
+@needs_ray("2.60", "by reference, `result` waits in Ray's `get`")
 @difference(
     "`response.result(timeout_s=...)` gives up",
     by_reference="`GetTimeoutError`, a `TimeoutError`",
@@ -225,6 +227,7 @@ def test_streams_that_are_not_consumed(transport, handle, board):
     assert list(items) == list(range(1, number))
 
 
+@needs_ray("2.60", "Serve runs `def` code in its thread pool by default")
 @difference(
     "A `def` handler whose call was cancelled",
     by_reference="gives its slot back at once, so more threads than `max_ongoing_requests` run",
