@@ -5,6 +5,7 @@
     ├── MessageTooLargeError        (ValueError)     a request, response or item is over the limit
     ├── SerializationError          (TypeError)      a value does not fit the serializer
     ├── ReplicaDiedError            (RayActorError)  the replica was lost with the call on it
+    ├── ReplicaUnavailableError     (Serve's own)    the one replica of a bound call takes none
     ├── DeadlineExceededError       (TimeoutError)   `timeout_s` passed
     └── ReplicaError                                 the replica could not handle the call
 
@@ -19,6 +20,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import ReplicaUnavailableError as ServesReplicaUnavailableError
 
 __all__ = [
     "DeadlineExceededError",
@@ -26,6 +28,7 @@ __all__ = [
     "ObjectRefNotSupportedError",
     "ReplicaDiedError",
     "ReplicaError",
+    "ReplicaUnavailableError",
     "SerializationError",
     "ServeGrpcError",
 ]
@@ -172,6 +175,12 @@ class ReplicaDiedError(ServeGrpcError, RayActorError):
         self.error_msg = message
         self._actor_init_failed = False
         self._preempted = False
+
+
+class ReplicaUnavailableError(ServeGrpcError, ServesReplicaUnavailableError):
+    """The replica that a call is bound to is not there, or takes no new calls; it did not start."""
+
+    message = ""  # of each error; Serve's class has a property here, which could not be set
 
 
 class DeadlineExceededError(ServeGrpcError, TimeoutError):

@@ -23,6 +23,7 @@ from serve_grpc.errors import (
     DeadlineExceededError,
     MessageTooLargeError,
     ReplicaDiedError,
+    ReplicaUnavailableError,
     SerializationError,
 )
 from serve_grpc.payload import Payload, joined, refs_of
@@ -40,6 +41,7 @@ __all__ = [
     "ReplicaFailed",
     "Result",
     "TooLarge",
+    "Unavailable",
     "UserException",
     "Value",
     "kind_of",
@@ -55,6 +57,7 @@ _KIND_OF: dict[type, str] = {
     BackPressureError: "back_pressure",
     DeploymentUnavailableError: "deployment_unavailable",
     ReplicaDiedError: "replica_died",
+    ReplicaUnavailableError: "replica_unavailable",
     MessageTooLargeError: "message_too_large",
     SerializationError: "serialization",
 }
@@ -195,6 +198,17 @@ class NotRepeated(Outcome):
     may_have_executed: bool = True
 
     kind = "replica_died"
+
+
+@dataclass(slots=True, eq=False)
+class Unavailable(Outcome):
+    """The one replica that the call may go to takes no calls, for this reason."""
+
+    replica_id: str
+    reason: str
+    may_have_executed: bool = False
+
+    kind = "replica_unavailable"
 
 
 @dataclass(slots=True, eq=False)

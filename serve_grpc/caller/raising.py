@@ -22,12 +22,14 @@ from serve_grpc.caller.outcomes import (
     Raised,
     ReplicaFailed,
     TooLarge,
+    Unavailable,
     UserException,
 )
 from serve_grpc.errors import (
     DeadlineExceededError,
     MessageTooLargeError,
     ReplicaDiedError,
+    ReplicaUnavailableError,
     ServeGrpcError,
 )
 from serve_grpc.foreign import another
@@ -72,6 +74,15 @@ def _not_repeated(outcome: NotRepeated, request_id: str) -> BaseException:
     return ReplicaDiedError(f"{text}: {outcome.unavailable}", request_id=request_id)
 
 
+def _unavailable(outcome: Unavailable, request_id: str) -> BaseException:
+    return ReplicaUnavailableError(
+        f"replica {outcome.replica_id} is not available: {outcome.reason}; "
+        "the call is bound to it and did not start",
+        request_id=request_id,
+        replica_id=outcome.replica_id,
+    )
+
+
 def _expired(outcome: Expired, request_id: str) -> BaseException:
     return DeadlineExceededError(
         "the deadline passed before the call ended"
@@ -105,6 +116,7 @@ _MAKE: dict[type[Outcome], Callable[[Any, str], BaseException]] = {
     TooLarge: _too_large,
     Lost: replica_died,
     NotRepeated: _not_repeated,
+    Unavailable: _unavailable,
     Expired: _expired,
     Cancelled: _cancelled,
     GivenUp: lambda outcome, request_id: ServeGrpcError(outcome.text, request_id=request_id),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray import cloudpickle
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import RayServeException
+from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 
 from serve_grpc import errors
 
@@ -21,6 +21,7 @@ SAMPLES = [
     errors.MessageTooLargeError(11, 10, "response", **PLACE),
     errors.SerializationError("does not fit", serializer="orjson", direction="request", **PLACE),
     errors.ReplicaDiedError("gone", actor_id="abc", **PLACE),
+    errors.ReplicaUnavailableError("not there", **PLACE),
     errors.DeadlineExceededError("too late", **PLACE),
     errors.ReplicaError("broken", **PLACE),
 ]
@@ -39,6 +40,7 @@ def test_the_samples_here_are_the_whole_tree() -> None:
         (errors.MessageTooLargeError, ValueError),
         (errors.SerializationError, TypeError),
         (errors.ReplicaDiedError, RayActorError),
+        (errors.ReplicaUnavailableError, ReplicaUnavailableError),
         (errors.DeadlineExceededError, TimeoutError),
     ],
 )

@@ -16,6 +16,7 @@ from serve_grpc.errors import (
     DeadlineExceededError,
     MessageTooLargeError,
     ReplicaDiedError,
+    ReplicaUnavailableError,
     SerializationError,
     ServeGrpcError,
 )
@@ -56,6 +57,7 @@ ERRORS = [
     MessageTooLargeError(5, 4, "response"),
     SerializationError("mine", serializer="noop", direction="request"),
     ReplicaDiedError("mine"),
+    ReplicaUnavailableError("mine"),
 ]
 
 
