@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import ray
 from ray.serve import handle as serve_handle
 
+from serve_grpc._serve.request_routers import replica_behind
 from serve_grpc.caller.call import Call
 from serve_grpc.errors import ObjectRefNotSupportedError
 from serve_grpc.payload import Payload
@@ -32,12 +33,26 @@ R = TypeVar("R")
 class DeploymentResponse(serve_handle.DeploymentResponse[R]):
     """The result of a unary call; as `ray.serve.handle.DeploymentResponse`."""
 
+    @property
+    def replica_id(self) -> str | None:
+        """The replica that has the call, or had it last, by its id in `options(replica_id=...)`.
+
+        None before the call was sent, and wherever Serve's own transports carry it: they do not
+        tell.
+        """
+        return replica_behind(self)
+
 
 class DeploymentResponseGenerator(serve_handle.DeploymentResponseGenerator[R]):
     """The items of a streaming call; as `ray.serve.handle.DeploymentResponseGenerator`.
 
     It can be closed like a generator of Python's, so `contextlib.aclosing` and `closing` take it.
     """
+
+    @property
+    def replica_id(self) -> str | None:
+        """As of `DeploymentResponse`."""
+        return replica_behind(self)
 
     def close(self) -> None:
         """Take no more items, and cancel the call if it still runs; from any thread."""
@@ -61,6 +76,11 @@ class _ByValue:
     def request_id(self) -> str:
         """Ray Serve's id of the request, for logs."""
         return self._call.fields.request_id
+
+    @property
+    def replica_id(self) -> str | None:
+        """As of `DeploymentResponse`; None as well while a call that came back waits again."""
+        return self._call.replica_id
 
     @property
     def by_reference(self) -> bool:

@@ -22,7 +22,15 @@ from serve_grpc._serve.tracing import context_of_metadata
 from serve_grpc.errors import ObjectRefNotSupportedError
 from serve_grpc.protocol.caller import Envelope, RequestFields
 
-__all__ = ["AssignedCall", "AssignedRequest", "Send", "assigned_behind", "carry_requests", "mark"]
+__all__ = [
+    "AssignedCall",
+    "AssignedRequest",
+    "Send",
+    "assigned_behind",
+    "carry_requests",
+    "mark",
+    "replica_behind",
+]
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(RequestMetadata))
 
@@ -136,6 +144,16 @@ async def assigned_behind(response: Any) -> AssignedCall | None:
     """What carries the call of a response of Serve's, once a replica has it; None if not ours."""
     result = await response._fetch_future_result_async()
     return result.call if isinstance(result, _Result) else None
+
+
+def replica_behind(response: Any) -> str | None:
+    """The replica that has the call of a response of Serve's; None if no session of ours does."""
+    future = response._replica_result_future
+    if not future.done() or future.cancelled() or future.exception() is not None:
+        return None
+    result = future.result()
+    replica_id: str | None = result.call.call.replica_id if isinstance(result, _Result) else None
+    return replica_id
 
 
 class _Sender(ReplicaWrapper):

@@ -283,6 +283,7 @@ class AssignedCalls:
         if not is_back:
             waiting.append(assigned)
             return
+        assigned.call.replica_id = None
         waiting.appendleft(assigned)
         if is_debugged():
             replica_id = assigned.connection.peer.facts.replica_id

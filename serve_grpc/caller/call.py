@@ -63,6 +63,7 @@ class Call:
         fields, mailbox, response_loads: As given.
         delivery: Its way to a replica and back; None before there is one, and after its end.
         outcome: What ended it; None while it goes on.
+        replica_id: Of the replica that has the call, or had it last; None while none has.
         is_cancelled: Whether it was given up.
         is_taken_along: Whether it was cancelled with the request that made it.
         awaiting: How many tasks wait for it.
@@ -80,6 +81,7 @@ class Call:
         "is_taken_along",
         "mailbox",
         "outcome",
+        "replica_id",
         "response_loads",
     )
 
@@ -90,6 +92,7 @@ class Call:
         self.response_loads = response_loads
         self.delivery: InTransit | None = None
         self.outcome: Outcome | None = None
+        self.replica_id: str | None = None
         self.is_cancelled = False
         self.is_taken_along = False
         self.awaiting = 0

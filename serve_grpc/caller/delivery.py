@@ -100,7 +100,7 @@ class Delivery:
         ended: Where the kind of its outcome is noted; None if nobody counts it.
 
     Attributes:
-        call, deadline_s, is_idempotent: As given.
+        call, deadline_s, is_idempotent, ended: As given.
         chooser: May be replaced while the call is not on its way.
         connection: What it was sent over, while it is there; else None.
         stage: Where it is, if that is not a connection.
@@ -115,12 +115,12 @@ class Delivery:
 
     __slots__ = (
         "_call_id",
-        "_ended",
         "_expiry",
         "call",
         "chooser",
         "connection",
         "deadline_s",
+        "ended",
         "has_items",
         "is_idempotent",
         "loan",
@@ -157,7 +157,7 @@ class Delivery:
         self.loan: Loan | None = None
         self.make_serve_call: Callable[[], Any] | None = None
         self.span: RouteSpan | None = None
-        self._ended = ended
+        self.ended = ended
         self._expiry: asyncio.TimerHandle | None = None
         call.delivery = self
 
@@ -214,7 +214,7 @@ class Delivery:
             self.end(not_sendable(reason, self.request_id))
             return False
         self.connection = connection
-        replica_id = facts.replica_id
+        self.call.replica_id = replica_id = facts.replica_id
         self.chooser.on_sent(replica_id)
         if is_debugged():
             note("request %s: sent to %s as call %d", self.request_id, replica_id, self._call_id)
@@ -307,7 +307,7 @@ class Delivery:
             return
         # For choosers that have not set it: a later end must not deny what this try may have done.
         self.may_have_executed |= may_have_started
-        if is_debugged():
+        if is_debugged() and not self.done:
             note("request %s: will be sent again", self.request_id)
 
     # ------------------------------------------------------------ the consumer, and the clock
@@ -369,8 +369,8 @@ class Delivery:
                 self.loan.settle(is_answered=outcome.is_ok)
                 self.loan = None  # the response may be kept for long
             # An append and no more, for this may be any thread; `Tally` folds the list.
-            if self._ended is not None:
-                self._ended.append(outcome.kind)
+            if self.ended is not None:
+                self.ended.append(outcome.kind)
             if (on_end := self.chooser.on_end) is not None:
                 on_end(self, outcome)
             if self.span is not None:
@@ -384,7 +384,7 @@ class Delivery:
 
     def is_counted_by_serve(self) -> None:
         """Serve alone counts the call from here on, for its own transport carries it."""
-        self._ended = None
+        self.ended = None
 
     def _end_span(self, outcome: Outcome) -> None:
         # Its processors are not ours and may take their time; they run when no state is changing.

@@ -123,6 +123,7 @@ class ServeCall:
             self._assigned = await assigned_behind(response)
             self._is_serves = self._assigned is None
             if self._assigned is not None:
+                delivery.call.replica_id = self._assigned.call.replica_id
                 await self._pass_on(self._assigned.call)
             elif delivery.call.fields.envelope.stream:
                 await self._fill(response)
@@ -172,6 +173,7 @@ class ServeCall:
         if not self._budget.try_spend(time.monotonic()):
             return False
         delivery.may_have_executed |= error.may_have_executed
+        delivery.call.replica_id = None
         if is_debugged():
             note("request %s: will be made again: %s", delivery.request_id, error)
         return True
