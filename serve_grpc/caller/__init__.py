@@ -18,6 +18,7 @@ Choosing where it goes (the router's loop):
     feed.py        what the control plane has told of the deployment
     admission.py   lets calls in, or refuses them
     line.py        our own choice of a replica, and the calls that wait for one
+    bound.py       calls that may go to one replica only
     waking.py      what wakes them where no news would
     replicas.py    the replicas of one router, and the pick among them
     assigned.py    calls that Serve's own router assigned to a replica, over our sessions

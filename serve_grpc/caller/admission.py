@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from serve_grpc._serve.routers import RouterAdapter
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.events import note
 from serve_grpc.caller.feed import Feed
-from serve_grpc.caller.outcomes import Cancelled, Raised
+from serve_grpc.caller.outcomes import Cancelled, Outcome, Raised
 from serve_grpc.caller.tally import Tally
 from serve_grpc.debugging import is_debugged
 from serve_grpc.mailbox import mailbox_of
@@ -33,9 +33,15 @@ Arguments = Callable[[], Awaitable[None]]
 
 
 class Inside(Protocol):
-    """What is behind the entrance: the line. `feed`: what is known of the deployment."""
+    """What is behind the entrance, for one call: its chooser, which is the line or `Bound`.
 
-    feed: Feed
+    Attributes:
+        feed: What is known of the deployment.
+    """
+
+    @property
+    def feed(self) -> Feed:
+        """As above."""
 
     def leave_to_serve(self, delivery: Delivery) -> None:
         """Leave a call to Serve's own router."""
@@ -43,8 +49,8 @@ class Inside(Protocol):
     def pick_for_new(self, delivery: Delivery) -> Connection | None:
         """A connection that takes it now, while nobody waits before it."""
 
-    def room_to_come(self) -> int:
-        """How many calls will have room once sessions are open that are being opened."""
+    def refusal(self, delivery: Delivery, *, is_full: bool) -> Outcome | None:
+        """Why it may not even wait; asked where there is no connection that takes it now."""
 
     def count(self, delivery: Delivery, *, is_refused: bool = False) -> None:
         """Count it as made, and as let in."""
@@ -87,7 +93,7 @@ class Admission:
     Args:
         adapter: To Serve's router, which has the limit.
         tally: Where it is counted who waits.
-        inside: Who takes the calls.
+        inside: Who takes the calls that may go to any replica.
     """
 
     may_have_started = False
@@ -113,7 +119,7 @@ class Admission:
             delivery: Of a call with its payload, unless `arguments` gives it one.
             arguments: Waits for the call's arguments; None if there is nothing to wait for.
         """
-        inside = self._inside
+        inside: Any = delivery.chooser
         if not self._is_open and not self._adapter.is_unavailable:
             delivery.stage = self
             self._early[delivery] = arguments
@@ -126,14 +132,12 @@ class Admission:
         else:
             connection = inside.pick_for_new(delivery)
             if connection is None or self._adapter.is_unavailable:
-                refusal = self._adapter.refusal(
-                    is_full=connection is None, room_to_come=inside.room_to_come
-                )
+                refusal = inside.refusal(delivery, is_full=connection is None)
             else:
                 refusal = None  # who finds room is let in; asked here, for each call comes by
             if refusal is not None:
                 inside.count(delivery, is_refused=True)
-                delivery.end(Raised(refusal))
+                delivery.end(refusal)
             elif arguments is None:
                 inside.route(delivery, connection)
             else:
@@ -156,7 +160,7 @@ class Admission:
             return
         delivery.stage = None
         self._tally.resolutions_ms.append((time.monotonic() - started_s) * 1000)
-        inside = self._inside
+        inside: Any = delivery.chooser
         if inside.feed.is_serve_routed:
             inside.leave_to_serve(delivery)
         else:

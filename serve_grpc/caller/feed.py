@@ -5,7 +5,7 @@ Read in any thread for each call, so everything in it belongs to one moment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.allow_list import AllowList
@@ -29,6 +29,10 @@ class Feed:
     fallback_reason: str | None = None
     is_serve_routed: bool = False
     serializers: AllowList = None
+
+    def for_bound_calls(self) -> Feed:
+        """The same, for calls whose replica is given: no request router has a say in them."""
+        return replace(self, is_serve_routed=self.fallback_reason is not None)
 
     def after(
         self, replica_set: ReplicaSet, *, is_configured: bool, has_custom_router: bool

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.routers import RouterAdapter
+from serve_grpc.caller.bound import BoundCalls
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.events import note
@@ -50,7 +51,10 @@ class WaitingLine:
         replicas: Where calls go; set by the router before it submits one.
         watch: To be begun when a call waits for news of Serve; likewise.
         take_early: Takes those that wait for the configuration; likewise.
+        bound: Calls that may go to one replica only.
         serve_calls: Those that are left to Serve's own router.
+        sequence: Numbers calls in the order in which they were let in.
+        backoff: After which replicas are asked again that turned calls away.
         closed_reason: Why no call is taken any more; None while they are.
     """
 
@@ -64,11 +68,12 @@ class WaitingLine:
         self._adapter = adapter
         self._tally = tally
         self._waiting: Line[Delivery] = Line()
-        self._sequence = itertools.count()
+        self.sequence = itertools.count()
         self._budget = RetryBudget(time.monotonic())
-        self._backoff_timer = BackoffTimer(adapter, self._after_pause)
+        self.backoff = BackoffTimer(adapter, self._after_pause)
         self._has_returned = False  # calls wait again that were on a replica
         self.serve_calls = ServeCalls(self._budget)
+        self.bound = BoundCalls(self, adapter, tally)
         self.feed = Feed()
         self.closed_reason: str | None = None
         # Serve's accounting of requests on replicas; bound here, for each call asks for both.
@@ -85,7 +90,8 @@ class WaitingLine:
     @property
     def has_waiting(self) -> bool:
         """Whether a call waits here, or at Serve's own router."""
-        return bool(self.serve_calls) or self._waiting.head() is not None
+        is_anyone_here = self._waiting.head() is not None or self.bound.has_waiting
+        return is_anyone_here or bool(self.serve_calls)
 
     def waiting(self) -> list[Delivery]:
         """Those that wait, in order."""
@@ -95,6 +101,8 @@ class WaitingLine:
 
     def count(self, delivery: Delivery, *, is_refused: bool = False) -> None:
         """Count a call as Serve does; those that go over Serve's transport are counted there."""
+        if delivery.ended is None:
+            return  # a choice of a replica is no call
         envelope = delivery.call.fields.envelope
         self._adapter.on_call(envelope.route, envelope.app_name)
         if is_refused:
@@ -106,15 +114,18 @@ class WaitingLine:
             return None
         return self.replicas.pick(delivery.call.fields.multiplexed_model_id)
 
-    def room_to_come(self) -> int:
-        """How many calls will have room once sessions are open that are being opened."""
-        return self.replicas.room_to_come
+    def refusal(self, delivery: Delivery, *, is_full: bool) -> Outcome | None:
+        """Why a new call may not even wait."""
+        error = self._adapter.refusal(
+            is_full=is_full, room_to_come=lambda: self.replicas.room_to_come
+        )
+        return None if error is None else Raised(error)
 
     def route(self, delivery: Delivery, connection: Connection | None) -> None:
         """Send a call that was let in, or let it wait if there is no connection for it."""
         # Once for all its tries: a call that comes back is put in the line by this number.
-        delivery.sequence = next(self._sequence)
-        if self.feed.is_ready:  # as `count`, for one call less each time
+        delivery.sequence = next(self.sequence)
+        if self.feed.is_ready and delivery.ended is not None:  # as `count`, for one call less
             envelope = delivery.call.fields.envelope
             self._adapter.on_call(envelope.route, envelope.app_name)
         if connection is not None:
@@ -122,10 +133,10 @@ class WaitingLine:
             return
         # In the line first: whatever fails those that wait finds this one, too.
         self._enter(delivery)
-        if self._is_over:
+        if self.is_over:
             self.fail_waiting()  # its arguments came too late
         elif self.replicas:
-            self._ensure_progress()
+            self.ensure_progress()
         else:
             run_foreign("ask for a replica", self._adapter.ask_for_first_replica)
 
@@ -146,6 +157,7 @@ class WaitingLine:
     def _enter(self, delivery: Delivery) -> None:
         """Let a call wait, where it stood before if it comes back."""
         delivery.stage = self
+        delivery.call.replica_id = None
         self._waiting.add(delivery)
         if is_debugged():
             note("request %s: waits for a replica", delivery.request_id)
@@ -181,7 +193,7 @@ class WaitingLine:
     def pump(self) -> None:
         """Send what waits to whoever has room."""
         self._has_returned = False
-        if self._is_over:
+        if self.is_over:
             self.fail_waiting()  # no replica will come, and nothing else would wake them
         # News since they came: a request router of the user's (decision 0012), or no endpoint.
         while self.feed.is_serve_routed and (delivery := self._leave()) is not None:
@@ -191,18 +203,23 @@ class WaitingLine:
             # No look past the first: one behind it that wants another model must not overtake.
             if connection is None:
                 break
+            if self.bound and self.bound.send_before(delivery, connection):
+                continue
             # Off before it is sent. `send` may end it, the line drops what has ended, and a
             # `_leave` after it would take the next call and lose it.
             self._leave()
             self._send(delivery, connection)
-        self._ensure_progress()
+        if self.bound:
+            self.bound.pump()
+        self.ensure_progress()
 
     def _send(self, delivery: Delivery, connection: Connection) -> None:
         if delivery.send(connection):
             self._tally.on_waited(delivery)
 
     @property
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether no replica will come."""
         return self.closed_reason is not None or self._adapter.is_unavailable
 
     def fail_waiting(self) -> None:
@@ -211,9 +228,11 @@ class WaitingLine:
         while (delivery := self._leave()) is not None:
             waiting.append(delivery)
         for delivery in waiting:
-            delivery.end(self._why_over(delivery))
+            delivery.end(self.why_over(delivery))
+        self.bound.fail_waiting()
 
-    def _why_over(self, delivery: Delivery) -> Outcome:
+    def why_over(self, delivery: Delivery) -> Outcome:
+        """How a call ends for which no replica will come."""
         if self.closed_reason is not None:
             return GivenUp(self.closed_reason)
         unavailable = self._adapter.unavailable()
@@ -222,22 +241,28 @@ class WaitingLine:
 
     def on_change(self, connection: Connection) -> None:
         """A replica has room again, or turned calls away, or was lost."""
-        if not self._waiting:
-            return
+        if self._waiting:
+            self._send_waiting(connection)
+        if self.bound:  # what room is left, and what befell the replica
+            self.bound.on_change(connection)
+
+    def _send_waiting(self, connection: Connection) -> None:
         others_may_have_room = self._has_returned or self.replicas.is_opening
         if others_may_have_room or self.feed.is_serve_routed or connection.is_down:
             self.pump()
             return
         # Room is looked for first: a call that has left the line has to be sent.
-        while connection.takes_calls and (delivery := self._leave()) is not None:
-            self._send(delivery, connection)
+        while connection.takes_calls and (delivery := self._waiting.head()) is not None:
+            if not (self.bound and self.bound.send_before(delivery, connection)):
+                self._leave()
+                self._send(delivery, connection)
         if connection.peer.blocked:
-            self._ensure_progress()
+            self.ensure_progress()
 
-    def _ensure_progress(self) -> None:
+    def ensure_progress(self) -> None:
         """While calls wait and only a refused replica could take them, look again after a pause."""
-        if self._waiting and self.replicas.has_blocked:
-            self._backoff_timer.begin()
+        if (self._waiting or self.bound) and self.replicas.has_blocked:
+            self.backoff.begin()
 
     def _after_pause(self) -> None:
         self.replicas.unblock()
@@ -248,7 +273,7 @@ class WaitingLine:
     def on_answered(self, delivery: Delivery, connection: Connection, error: Error | None) -> None:
         """The replica had the last word on a call."""
         # Slots do come free, so the next pause is the shortest again.
-        self._backoff_timer.times = 0
+        self.backoff.times = 0
         if error is None:
             if self.replicas.outliers or connection.peer.penalised:
                 self.replicas.on_success(connection, delivery.call)
@@ -296,4 +321,4 @@ class WaitingLine:
     def close(self, reason: str) -> None:
         """Take no call any more; who waits is told by `fail_waiting`."""
         self.closed_reason = reason
-        self._backoff_timer.close()
+        self.backoff.close()

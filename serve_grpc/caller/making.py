@@ -9,6 +9,7 @@ from typing import Any
 
 from serve_grpc._serve.requests import current_request, generate_request_id
 from serve_grpc.allow_list import AllowList, check_call
+from serve_grpc.caller.bound import Choice
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.context import take_context_along
 from serve_grpc.caller.delivery import Delivery
@@ -31,18 +32,27 @@ class CallMaker:
         deployment_name, app_name: What is called.
         options: Serve's of the handle.
         is_idempotent: Whether calls may be repeated after they may have started.
+        bound_to: Id of the only replica that they may go to; None for any.
 
     Attributes:
+        bound_to: As given.
         request_serializer, response_serializer: Those that the options name.
     """
 
     def __init__(
-        self, deployment_name: str, app_name: str, options: Any, *, is_idempotent: bool
+        self,
+        deployment_name: str,
+        app_name: str,
+        options: Any,
+        *,
+        is_idempotent: bool,
+        bound_to: str | None = None,
     ) -> None:
         self._deployment_name = deployment_name
         self._app_name = app_name
         self._options = options
         self._is_idempotent = is_idempotent
+        self.bound_to = bound_to
         # One object for all calls that look alike: a session sends it once, as a template.
         self._envelopes: dict[tuple[str, str], Envelope] = {}
         self.request_serializer = get_serializer(options.request_serialization)
@@ -79,7 +89,7 @@ class CallMaker:
         call = Call(fields, router.mailbox, self._response_loads)
         delivery = Delivery(  # as `router.new_delivery`, for one call less each time
             call,
-            router.line,
+            router.line if self.bound_to is None else router.line.bound.to(self.bound_to),
             deadline_s=deadline_s,
             is_idempotent=self._is_idempotent,
             ended=router.tally.ended,
@@ -94,6 +104,20 @@ class CallMaker:
         if parent_id:  # last, for from here on its cancel may reach the call, from any thread
             call.become_child(parent_id)
         return delivery
+
+    def new_choice(self, router: Router, deadline_s: float | None) -> Choice:
+        """The choice of a replica, as it would be made for a call of now."""
+        request_id, _, route, app_name, *_ = current_request()
+        options = self._options
+        fields = RequestFields(
+            Envelope("a choice of a replica", "noop", "noop", False, route, app_name),
+            b"",
+            request_id or generate_request_id(),
+            multiplexed_model_id=options.multiplexed_model_id,
+            session_id=options.session_id,
+        )
+        call = Call(fields, router.mailbox, self._response_loads)
+        return Choice(call, router.line, deadline_s=deadline_s)
 
     def is_refused(self, delivery: Delivery, deployment: AllowList) -> bool:
         """End a call whose serializers are not allowed; before its arguments are serialized.

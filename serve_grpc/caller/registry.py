@@ -13,9 +13,10 @@ from serve_grpc._serve.routers import router_adapter
 from serve_grpc.caller.router import Router
 from serve_grpc.config import settings
 
-__all__ = ["HandleFamily", "known_router", "router_of"]
+__all__ = ["UNREACHABLE", "HandleFamily", "known_router", "router_of", "transport_of"]
 
 SHUT_DOWN = "the handle was shut down"
+UNREACHABLE = "cannot be reached from here (Ray Client or local testing mode)"
 
 _routers: weakref.WeakKeyDictionary[Any, Router] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
@@ -45,6 +46,21 @@ def known_router(serve_router: Any) -> Router | None:
     """Ours beside Serve's if there is one."""
     with _lock:
         return _routers.get(serve_router)
+
+
+def transport_of(router: Router | None, is_by_reference: bool, fallback_reason: str | None) -> str:
+    """What calls travel over, in one of the words of `HandleStatistics.transport`.
+
+    Args:
+        router: Of calls by value; None if there was none.
+        is_by_reference: Whether the handle's options say so.
+        fallback_reason: Why calls by value go over Serve's own transport, or None.
+    """
+    if router is None and is_by_reference:
+        return "by reference"
+    if fallback_reason is not None:
+        return "Serve's gRPC"
+    return "serve_grpc" if router is not None and router.feed.is_ready else "undecided"
 
 
 def _close(router: Router) -> None:

@@ -109,6 +109,7 @@ class Router:
             has_custom_router=is_configured and adapter.has_custom_request_router,
         )
         self.feed = line.feed = feed
+        line.bound.feed = feed.for_bound_calls()
         # Calls that came before the configuration are not counted yet: had it named a request
         # router of the user's, they would have gone to Serve's, which counts for itself.
         if feed.is_ready and not was_ready and not feed.is_serve_routed:
@@ -133,7 +134,12 @@ class Router:
     # ------------------------------------------------------------ new calls
 
     def new_delivery(
-        self, call: Call, *, deadline_s: float | None = None, is_idempotent: bool = False
+        self,
+        call: Call,
+        *,
+        deadline_s: float | None = None,
+        is_idempotent: bool = False,
+        bound_to: str | None = None,
     ) -> Delivery:
         """The way of a new call over this router; from any thread.
 
@@ -141,10 +147,11 @@ class Router:
             call: To be given its payload before it is submitted, or by `arguments`.
             deadline_s: On `time.monotonic`, None for none.
             is_idempotent: Whether it may be repeated after it may have started.
+            bound_to: Id of the only replica that it may go to; None for any.
         """
         return Delivery(
             call,
-            self.line,
+            self.line if bound_to is None else self.line.bound.to(bound_to),
             deadline_s=deadline_s,
             is_idempotent=is_idempotent,
             ended=self.tally.ended,

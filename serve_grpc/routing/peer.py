@@ -171,6 +171,13 @@ class Peer:
             and not self.penalised
         )
 
+    @property
+    def has_slot(self) -> bool:
+        """As both above, for a call that may go nowhere else: a penalty does not keep it out."""
+        if self.state is not _READY or self.blocked:
+            return False
+        return self.in_flight == 0 or self.load < self.facts.max_ongoing_requests + self.standby
+
     def on_sent(self) -> None:
         """Count one call as sent."""
         # On top of what the replica reported: `load` is the larger of the two, and would not grow

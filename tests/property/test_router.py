@@ -29,7 +29,12 @@ from serve_grpc.caller.dialling import dialling_by
 from serve_grpc.caller.pool import ConnectionPool
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, Settings
-from serve_grpc.errors import DeadlineExceededError, ReplicaDiedError, ServeGrpcError
+from serve_grpc.errors import (
+    DeadlineExceededError,
+    ReplicaDiedError,
+    ReplicaUnavailableError,
+    ServeGrpcError,
+)
 from serve_grpc.protocol.caller import Envelope, RequestFields
 from serve_grpc.serialization import get_serializer
 from tests.property.simulated_fleet import Adapter, Fleet, SimulatedReplica
@@ -55,6 +60,7 @@ class Weather:
         losses: Streams that are cut, in each second.
         changes: Replicas that die, drain or join, in each second.
         idempotent, cancelled, timed: Share of the calls.
+        bound: Share of the calls that may go to one replica only, which may be gone by then.
         looks_quick: Replicas expect short requests, and let callers send more than they run.
     """
 
@@ -69,6 +75,7 @@ class Weather:
     idempotent: float = 0.3
     cancelled: float = 0.15
     timed: float = 0.2
+    bound: float = 0.2
     looks_quick: bool = False
 
 
@@ -81,6 +88,7 @@ class World:
         self.all_replicas: list[SimulatedReplica] = []
         self.calls: dict[str, Call] = {}
         self.idempotent: dict[str, bool] = {}
+        self.bound_to: dict[str, str] = {}
         self.callers: list[tuple[Router, Adapter]] = []
         self.settled: Counter[str] = Counter()
         self.started_s = asyncio.get_running_loop().time()
@@ -151,7 +159,14 @@ class World:
         )
         self.calls[name] = call
         is_idempotent = self.idempotent[name] = rng.random() < weather.idempotent
-        return router.new_delivery(call, deadline_s=deadline_s, is_idempotent=is_idempotent)
+        if rng.random() < weather.bound:
+            self.bound_to[name] = rng.choice(self.all_replicas).replica_id
+        return router.new_delivery(
+            call,
+            deadline_s=deadline_s,
+            is_idempotent=is_idempotent,
+            bound_to=self.bound_to.get(name),
+        )
 
     async def make(self, router: Router, name: str) -> None:
         """One call from its beginning to its end, and what must be true of it."""
@@ -182,11 +197,21 @@ class World:
             assert ends, f"{name} succeeded and never ran to its end"
             assert call.fields.envelope.stream or call.result() == name
         elif isinstance(error, ServeGrpcError):
-            assert isinstance(error, (ReplicaDiedError, DeadlineExceededError)), error
+            kinds = [ReplicaDiedError, DeadlineExceededError]
+            if name in self.bound_to:
+                kinds.append(ReplicaUnavailableError)
+                assert error.may_have_executed or not isinstance(error, ReplicaDiedError), error
+            assert isinstance(error, tuple(kinds)), error
             assert error.may_have_executed or not starts, f"{name} did start: {error!r}"
         else:
             assert isinstance(error, RequestCancelledError), error
         assert self.idempotent[name] or starts <= 1, f"{name} started {starts} times"
+        if (bound_to := self.bound_to.get(name)) is not None:
+            assert starts <= 1, f"{name} was bound, and started {starts} times"
+            where = {r.replica_id for r in self.all_replicas if r.started[name]}
+            assert where <= {bound_to}, f"{name} ran on {where}, bound to {bound_to}"
+            if not isinstance(error, ReplicaUnavailableError):
+                assert call.replica_id in (bound_to, None)
 
     # ------------------------------------------------------------ the whole
 
@@ -230,6 +255,7 @@ class World:
             assert router.tally.waiting == adapter.queued == 0
             assert set(adapter.on_replicas.values()) <= {0}
             assert all(delivery.done for delivery in router.line._waiting)
+            assert not router.line.bound.has_waiting
             assert router.tally.replicas is not None
             assert all(peer.in_flight == 0 for peer in router.tally.replicas.peers)
         repeats = sum(
@@ -276,6 +302,7 @@ WEATHERS = st.builds(
     idempotent=st.sampled_from([0.0, 0.5, 1.0]),
     cancelled=st.sampled_from([0.0, 0.3]),
     timed=st.sampled_from([0.0, 0.3]),
+    bound=st.sampled_from([0.0, 0.3, 1.0]),
     looks_quick=st.booleans(),
 )
 
@@ -296,6 +323,7 @@ def test_calls_end_in_all_ways() -> None:
     assert set(ends) == {
         "NoneType",
         "ReplicaDiedError",
+        "ReplicaUnavailableError",
         "DeadlineExceededError",
         "RequestCancelledError",
     }
@@ -306,7 +334,7 @@ def test_calls_that_wait_are_told_when_serve_goes_and_no_news_come(waited_s: flo
     """One slot, five calls; the replica dies, at once or after it answered, and nobody says so."""
 
     async def main(rng: random.Random) -> None:
-        world = World(Weather(replicas=1, max_ongoing=1, timed=0, work_s=1000), rng)
+        world = World(Weather(replicas=1, max_ongoing=1, timed=0, work_s=1000, bound=0.5), rng)
         world.join()
         adapter: Any = Adapter()
         router = Router(adapter, Settings())

@@ -15,6 +15,7 @@ from serve_grpc.caller.admission import Admission
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.feed import Feed
+from serve_grpc.caller.outcomes import Outcome, Raised
 from serve_grpc.config import LOGGER_NAME
 from tests.behaviour.serving import Chooser, new_call
 from tests.fakes.deliveries import delivery_of
@@ -37,10 +38,11 @@ class Adapter:
         return None
 
 
-class Inside:
+class Inside(Chooser):
     """A router all of whose replicas are full; every call waits."""
 
     def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
         self._adapter = adapter
         self.feed = Feed()
         self.opening = 0
@@ -54,8 +56,9 @@ class Inside:
     def pick_for_new(self, delivery: Delivery) -> None:
         """There is no room."""
 
-    def room_to_come(self) -> int:
-        return self.opening
+    def refusal(self, delivery: Delivery, *, is_full: bool) -> Outcome | None:
+        error = self._adapter.refusal(is_full=is_full, room_to_come=lambda: self.opening)
+        return None if error is None else Raised(error)
 
     def count(self, delivery: Delivery, *, is_refused: bool = False) -> None:
         self.refused += is_refused
@@ -87,7 +90,7 @@ class Scene:
 
     def enter(self, count: int, arguments: Any = None) -> list[Call]:
         """Some calls, one after the other."""
-        calls = [new_call(Chooser()) for _ in range(count)]
+        calls = [new_call(self.inside) for _ in range(count)]
         for call in calls:
             self.admission.enter(delivery_of(call), arguments)
         return calls
