@@ -5,6 +5,7 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
 
     deployment.py     deployment, enable, run, get_app_handle, get_deployment_handle
     handle.py         DeploymentHandle, wrap
+    pinning.py        what `handle.pin()` gives: calls that all go to one replica
     response.py       DeploymentResponse, DeploymentResponseGenerator
     statistics.py     HandleStatistics, what `handle_statistics(handle)` gives
     metrics.py        our own metrics, told to Ray once a second

@@ -28,11 +28,18 @@ from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.making import CallMaker
-from serve_grpc.caller.registry import HandleFamily, known_router, router_of
+from serve_grpc.caller.registry import (
+    UNREACHABLE,
+    HandleFamily,
+    known_router,
+    router_of,
+    transport_of,
+)
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
-from serve_grpc.handle_options import check_options
+from serve_grpc.handle_options import changed_options, check_options
+from serve_grpc.pinning import Binding, Pin, check_by_value
 from serve_grpc.response import (
     ByValueResponse,
     ByValueResponseGenerator,
@@ -46,8 +53,6 @@ logger = logging.getLogger(LOGGER_NAME)
 
 T = TypeVar("T")
 
-UNREACHABLE = "cannot be reached from here (Ray Client or local testing mode)"
-
 
 class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     """A handle to a deployment; everything `ray.serve.handle.DeploymentHandle` documents holds."""
@@ -55,6 +60,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._timeout_s: float | None = kwargs.pop("timeout_s", None)
         self._idempotent: bool = kwargs.pop("idempotent", False)
+        self._binding: Binding | None = kwargs.pop("binding", None)
         self._family: HandleFamily = kwargs.pop("family", None) or HandleFamily()
         self._serve_handle: Any = None  # Serve's handle, whose router this one is going to share
         super().__init__(*args, **kwargs)
@@ -63,6 +69,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             self.app_name,
             self.handle_options,
             is_idempotent=self._idempotent,
+            bound_to=self._binding and self._binding.replica_id,
         )
         self._by_name: dict[str, DeploymentHandle[T]] = {}
         self._data_router: Router | None = None
@@ -70,13 +77,13 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
 
     def __repr__(self) -> str:
         options = self.handle_options
-        defaults = {**vars(type(options)()), "_by_reference": options._by_reference}
         shown: dict[str, Any] = {"deployment": self.deployment_name, "app": self.app_name}
-        shown |= {name: value for name, value in vars(options).items() if value != defaults[name]}
-        if self._timeout_s is not None:
-            shown["timeout_s"] = self._timeout_s
-        if self._idempotent:
-            shown["idempotent"] = True
+        shown |= changed_options(
+            options,
+            timeout_s=self._timeout_s,
+            idempotent=self._idempotent,
+            replica_id=self._maker.bound_to,
+        )
         router = None if options._by_reference else self._known_router()
         reason = router.feed.fallback_reason if router is not None else None
         shown["transport"] = transport_of(router, options._by_reference, reason)
@@ -87,7 +94,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         # The family stays: it knows the routers and the warnings of this process.
         rebuild, (fields,) = super().__reduce__()
-        return rebuild, ({**fields, "timeout_s": self._timeout_s, "idempotent": self._idempotent},)
+        ours: dict[str, Any] = {"timeout_s": self._timeout_s, "idempotent": self._idempotent}
+        if self._binding is not None:
+            ours["binding"] = self._binding
+        return rebuild, ({**fields, **ours},)
 
     def __getattr__(self, name: str) -> DeploymentHandle[T]:
         # `handle.method.remote(...)` is a hot path; the handle of a method is kept. The table is
@@ -116,6 +126,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         response_serialization: str | DEFAULT = DEFAULT.VALUE,
         timeout_s: float | DEFAULT | None = DEFAULT.VALUE,
         idempotent: bool | DEFAULT = DEFAULT.VALUE,
+        replica_id: str | DEFAULT = DEFAULT.VALUE,
     ) -> DeploymentHandle[T]:
         """A copy of this handle with other options.
 
@@ -132,10 +143,12 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
                 replica and to the calls it makes. None for none. Only for calls by value.
             idempotent: Whether a call that may have started may be repeated when its replica is
                 lost. Only for calls by value.
+            replica_id: The only replica that calls may go to, by the `replica_id` of a response.
 
         Raises:
             TypeError: A value of the wrong type.
-            ValueError: An unknown serializer, or a timeout that is not positive.
+            ValueError: An unknown serializer, a timeout that is not positive, an empty
+                `replica_id`, or one for calls by reference.
         """
         # `locals()`, so that an option that Serve adds needs a name in the signature only.
         given = {
@@ -146,8 +159,11 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         check_options(given)
         timeout_s = given.pop("timeout_s", self._timeout_s)
         idempotent = given.pop("idempotent", self._idempotent)
+        binding = Binding(given.pop("replica_id")) if "replica_id" in given else self._binding
         # `_options` makes a handle of Serve's own class; what it knows goes into one of ours.
         serves: Any = self._options(**given)
+        if binding is not None:
+            check_by_value(serves.handle_options)
         copy = type(self)(
             serves.deployment_name,
             serves.app_name,
@@ -159,6 +175,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             _handle_id=serves.handle_id,
             timeout_s=timeout_s,
             idempotent=idempotent,
+            binding=binding,
             family=self._family,
         )
         # Not looked up again: `handle.options(...).remote()` is a common way to call.
@@ -192,16 +209,22 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         Returns:
             A response to await or to wait for, or with `stream=True` a generator of items.
             Errors of the call, wrong arguments among them, are raised there.
+
+        Raises:
+            RuntimeError, ServeGrpcError: As of `Binding.check_call`, if it is bound to a replica.
         """
         if self.handle_options._by_reference:
             if self._timeout_s is not None or self._idempotent:
                 self._say_once("`timeout_s` and `idempotent` have no effect by reference")
             return self._call_over_serve(args, kwargs)
         router = self._data_router or self._find_router()
+        if self._binding is not None:
+            self._binding.check_call(router)
         deadline_s = deadline_after(self._timeout_s)
         if router is None:
             return self._fall_back(router, args, kwargs)
-        delivery, feed = self._maker.new_delivery(router, deadline_s), router.feed
+        delivery = self._maker.new_delivery(router, deadline_s)
+        feed = router.feed if self._binding is None else router.line.bound.feed
         call = delivery.call
         has_list = feed.serializers is not None or settings.serializers is not None
         if has_list and self._maker.is_refused(delivery, feed.serializers):
@@ -239,6 +262,18 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             await self._maker.serialize_in_thread(delivery, args, kwargs, router.memory)
 
     # ------------------------------------------------------------ calls to chosen replicas
+
+    def pin(self) -> Pin[DeploymentHandle[T]]:
+        """Have a replica chosen, for calls that need what earlier ones left there.
+
+        Returns:
+            A context manager for `async with`. It gives a copy of this handle whose calls all go to
+            that replica, as with `options(replica_id=...)`, until the block is left.
+
+        Raises:
+            ValueError: The handle calls by reference.
+        """
+        return Pin(self)
 
     def dispatch(
         self, selection: serve_handle.ReplicaSelection, *args: Any, **kwargs: Any
@@ -289,6 +324,8 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
 
     def _init_router_and_get_metadata(self) -> tuple[Any, Any]:
         # Where Serve's own methods (`choose_replica`, `_remote`) make a request.
+        if self._binding is not None:
+            self._binding.refuse_serve()
         router, metadata = super()._init_router_and_get_metadata()
         if metadata._by_reference:
             return router, metadata
@@ -331,21 +368,6 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         router = self._known_router()
         if router is not None:
             self._family.shut_down(router)
-
-
-def transport_of(router: Router | None, is_by_reference: bool, fallback_reason: str | None) -> str:
-    """What calls travel over, in one of the words of `HandleStatistics.transport`.
-
-    Args:
-        router: Of calls by value; None if there was none.
-        is_by_reference: Whether the handle's options say so.
-        fallback_reason: Why calls by value go over Serve's own transport, or None.
-    """
-    if router is None and is_by_reference:
-        return "by reference"
-    if fallback_reason is not None:
-        return "Serve's gRPC"
-    return "serve_grpc" if router is not None and router.feed.is_ready else "undecided"
 
 
 def wrap(handle: serve_handle.DeploymentHandle[T]) -> DeploymentHandle[T]:

@@ -7,14 +7,27 @@ from typing import Any
 from serve_grpc.protocol.status import valid_text
 from serve_grpc.serialization import get_serializer
 
-__all__ = ["MAX_NAME_CHARACTERS", "MAX_TIMEOUT_S", "check_options"]
+__all__ = ["MAX_NAME_CHARACTERS", "MAX_TIMEOUT_S", "changed_options", "check_options"]
 
 MAX_NAME_CHARACTERS = 4_096
 """Of a method, model or session; they travel in frames, which are small."""
 MAX_TIMEOUT_S = 4_000_000
 """46 days: what fits into the wire's 32 bits of milliseconds."""
-_TEXT_OPTIONS = ("method_name", "multiplexed_model_id", "session_id")
+_HINTS = {"replica_id": " (the `replica_id` of a response is None until the call was sent)"}
+_TEXT_OPTIONS = ("method_name", "multiplexed_model_id", "session_id", "replica_id")
 _FLAG_OPTIONS = ("stream", "_prefer_local_routing", "_by_reference", "idempotent")
+
+
+def changed_options(options: Any, **ours: Any) -> dict[str, Any]:
+    """What a handle shows: those that are not as by default; of ours, those that are set.
+
+    Args:
+        options: Serve's. `_by_reference` is left out.
+        ours: By name.
+    """
+    defaults = {**vars(type(options)()), "_by_reference": options._by_reference}
+    changed = {name: value for name, value in vars(options).items() if value != defaults[name]}
+    return changed | {name: value for name, value in ours.items() if value}
 
 
 def check_options(given: dict[str, Any]) -> None:
@@ -22,17 +35,20 @@ def check_options(given: dict[str, Any]) -> None:
 
     Raises:
         TypeError: A value of the wrong type.
-        ValueError: An unknown serializer, a text that is too long or no valid unicode, or a timeout
-            that is not positive.
+        ValueError: An unknown serializer, a text that is too long or no valid unicode, a timeout
+            that is not positive, or the id of no replica.
     """
     for name in _TEXT_OPTIONS:
         if name in given and not isinstance(given[name], str):
-            raise TypeError(f"{name} must be a str, got {type(given[name]).__name__}")
+            hint = _HINTS.get(name, "")
+            raise TypeError(f"{name} must be a str, got {type(given[name]).__name__}{hint}")
         text = given.get(name, "")
         if len(text) > MAX_NAME_CHARACTERS or text != valid_text(text):
             raise ValueError(
                 f"{name} must be valid unicode of at most {MAX_NAME_CHARACTERS} characters"
             )
+    if given.get("replica_id") == "":
+        raise ValueError("replica_id must be the id of a replica, got an empty text")
     for name in _FLAG_OPTIONS:
         if name in given and not isinstance(given[name], bool):
             raise TypeError(f"{name} must be a bool, got {type(given[name]).__name__}")

@@ -13,8 +13,9 @@ from ray.serve import handle as serve_handle
 
 from serve_grpc._serve.requests import inside_ray_client_context
 from serve_grpc._serve.routers import has_replicas
+from serve_grpc.caller.registry import UNREACHABLE, transport_of
 from serve_grpc.carriers.counters import Counters
-from serve_grpc.handle import UNREACHABLE, DeploymentHandle, transport_of
+from serve_grpc.handle import DeploymentHandle
 from serve_grpc.routing.peer import Peer
 
 __all__ = ["HandleStatistics", "ReplicaStatistics", "handle_statistics"]

@@ -139,7 +139,7 @@ ARROWS = (
     ("allow_list",),
     ("caller", "replica"),
     ("handle_options", "response"),
-    ("arguments",),
+    ("arguments", "pinning"),
     ("handle",),
     ("deployment", "statistics"),
     ("__init__",),
@@ -165,7 +165,7 @@ SIZES = {
     "carriers.local": Sizes(file=250, function=40, methods=15, fields=14),
     "config": Sizes(function=48),  # one keyword for each setting
     "entrance": Sizes(file=150, function=25, methods=10, fields=10),
-    "handle": Sizes(function=65),  # `options` has one keyword for each option of Serve
+    "handle": Sizes(function=70),  # `options` has one keyword for each option of Serve
     "protocol": Sizes(function=40, fields=13),
     "replica": Sizes(file=300, function=50, fields=25),  # what a request says, in an `Invocation`
     # What is published of a replica, in `ReplicaFacts`.
