@@ -94,7 +94,7 @@ class CallMaker:
             is_idempotent=self._is_idempotent,
             ended=router.tally.ended,
         )
-        if (grpc_context is not None or router.is_tracing) and not router.feed.is_serve_routed:
+        if (grpc_context is not None or router.is_tracing) and not self._is_serve_routed(router):
             take_context_along(
                 delivery,
                 deployment_name=self._deployment_name,
@@ -104,6 +104,11 @@ class CallMaker:
         if parent_id:  # last, for from here on its cancel may reach the call, from any thread
             call.become_child(parent_id)
         return delivery
+
+    def _is_serve_routed(self, router: Router) -> bool:
+        # Then Serve's router makes the spans. It has no say in calls that are bound.
+        feed = router.feed if self.bound_to is None else router.line.bound.feed
+        return feed.is_serve_routed
 
     def new_choice(self, router: Router, deadline_s: float | None) -> Choice:
         """The choice of a replica, as it would be made for a call of now."""

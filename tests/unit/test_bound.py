@@ -18,6 +18,7 @@ from serve_grpc.errors import (
     ServeGrpcError,
 )
 from serve_grpc.routing.peer import PeerState
+from tests.fakes.deliveries import delivery_of
 from tests.fakes.small_fleet import SmallFleet, on_small_fleet
 from tests.ray.waiting import eventually_async
 
@@ -301,6 +302,23 @@ def test_a_request_router_of_the_deployments_own_has_no_say() -> None:
         await waiting.wait_done()
         assert held.done
         assert waiting.result() == "waiting"
+
+    on_small_fleet(main)
+
+
+def test_a_call_whose_request_had_to_be_stored_goes_on_to_its_replica() -> None:
+    async def main(fleet: SmallFleet) -> None:
+        fleet.tell()
+        await fleet.call("opens", FIRST, work_s=0.1).wait_done()
+        call = fleet.call("stored", FIRST, work_s=0.1)
+        delivery = delivery_of(call)
+        connection: Any = delivery._leave()  # as if it had not been sent yet
+        connection.cancel(delivery._call_id)
+        delivery.chooser.on_ready(delivery)
+        assert (delivery.connection, call.replica_id) == (connection, FIRST)
+        await call.wait_done()
+        assert call.result() == "stored"
+        settled(fleet)
 
     on_small_fleet(main)
 

@@ -13,6 +13,7 @@ import pytest
 from ray.serve.exceptions import BackPressureError
 
 from serve_grpc import handle as handle_module
+from serve_grpc.caller import making as making_module
 from serve_grpc.errors import (
     DeadlineExceededError,
     ReplicaDiedError,
@@ -180,6 +181,26 @@ def test_arguments_are_taken_when_a_bound_call_is_made_whoever_routes() -> None:
         response = handle.remote(argument, 0.1)
         argument[0] = "after"
         assert await response == ["before"]
+
+    on_small_fleet(main)
+
+
+def test_a_bound_call_takes_its_trace_along_whoever_routes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(
+        making_module, "take_context_along", lambda delivery, **_: taken.append(delivery.request_id)
+    )
+
+    async def main(fleet: SmallFleet) -> None:
+        fleet.adapter.has_custom_request_router = True
+        fleet.tell()
+        fleet.router.is_tracing = True
+        bound: Any = fleet.handle(replica_id="replica-1")
+        response = bound.remote("bound", 0.1)
+        assert await response == "bound"
+        assert taken == [response.request_id]
 
     on_small_fleet(main)
 
