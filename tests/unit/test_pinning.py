@@ -244,6 +244,28 @@ def test_a_pin_waits_for_the_list_and_for_a_session() -> None:
     on_small_fleet(main)
 
 
+def test_scaled_to_zero_a_pin_wakes_the_deployment_and_a_bound_call_fails() -> None:
+    async def main(fleet: SmallFleet) -> None:
+        asked: list[int] = []
+        fleet.adapter.ask_for_first_replica = lambda: asked.append(fleet.adapter.queued)
+        there = dict(fleet.fleet.replicas)
+        fleet.fleet.replicas.clear()
+        fleet.tell()
+        bound: Any = fleet.handle(replica_id="replica-0")
+        with pytest.raises(ReplicaUnavailableError):
+            await bound.remote("bound", 1)
+        assert asked == []
+        entering = asyncio.ensure_future(fleet.handle().pin().__aenter__())
+        await asyncio.sleep(1)
+        assert asked == [1]  # the autoscaler goes by the number of those that wait
+        fleet.fleet.replicas.update(there)
+        fleet.tell()
+        pinned: Any = await entering
+        assert await pinned.remote("pinned", 0.1) == "pinned"
+
+    on_small_fleet(main)
+
+
 def test_a_pin_is_no_call() -> None:
     async def main(fleet: SmallFleet) -> None:
         counted: list[str] = []
