@@ -27,7 +27,6 @@ THROUGH: dict[str, tuple[str, ...]] = {
     "caller/bound.py": ("tests/unit/test_bound.py", "tests/behaviour/test_bound.py"),
     "caller/events.py": ("tests/unit/test_handing_out.py",),
     "caller/line.py": ("tests/property/test_router.py",),
-    "caller/making.py": ("tests/unit/test_opt_in.py",),
     "caller/raising.py": ("tests/unit/test_call.py", "tests/unit/test_user_exceptions.py"),
     "caller/refusal.py": ("tests/unit/test_oversize.py", "tests/unit/test_delivery.py"),
     "caller/registry.py": ("tests/unit/test_opt_in.py",),
