@@ -28,17 +28,11 @@ from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.making import CallMaker
-from serve_grpc.caller.registry import (
-    UNREACHABLE,
-    HandleFamily,
-    known_router,
-    router_of,
-    transport_of,
-)
+from serve_grpc.caller.registry import UNREACHABLE, HandleFamily, known_router, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
-from serve_grpc.handle_options import changed_options, check_options
+from serve_grpc.handle_options import check_options, described
 from serve_grpc.pinning import Binding, Pin, check_by_value
 from serve_grpc.response import (
     ByValueResponse,
@@ -47,7 +41,7 @@ from serve_grpc.response import (
     DeploymentResponseGenerator,
 )
 
-__all__ = ["UNREACHABLE", "DeploymentHandle", "transport_of", "wrap"]
+__all__ = ["UNREACHABLE", "DeploymentHandle", "wrap"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
@@ -76,20 +70,9 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self._family.add(self)
 
     def __repr__(self) -> str:
-        options = self.handle_options
-        shown: dict[str, Any] = {"deployment": self.deployment_name, "app": self.app_name}
-        shown |= changed_options(
-            options,
-            timeout_s=self._timeout_s,
-            idempotent=self._idempotent,
-            replica_id=self._maker.bound_to,
-        )
-        router = None if options._by_reference else self._known_router()
-        reason = router.feed.fallback_reason if router is not None else None
-        shown["transport"] = transport_of(router, options._by_reference, reason)
-        return (
-            f"DeploymentHandle({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-        )
+        router = None if self.handle_options._by_reference else self._known_router()
+        ours = {"timeout_s": self._timeout_s, "idempotent": self._idempotent}
+        return described(self, router, **ours, replica_id=self._maker.bound_to)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The family stays: it knows the routers and the warnings of this process.
@@ -264,15 +247,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     # ------------------------------------------------------------ calls to chosen replicas
 
     def pin(self) -> Pin[DeploymentHandle[T]]:
-        """Have a replica chosen, for calls that need what earlier ones left there.
-
-        Returns:
-            A context manager for `async with`. It gives a copy of this handle whose calls all go to
-            that replica, as with `options(replica_id=...)`, until the block is left.
-
-        Raises:
-            ValueError: The handle calls by reference.
-        """
+        """For `async with`: a copy of this handle whose calls all go to one replica; see `Pin`."""
         return Pin(self)
 
     def dispatch(

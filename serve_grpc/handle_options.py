@@ -1,13 +1,18 @@
-"""What the values of `handle.options(...)` must look like; wrong ones fail there, not in a call."""
+"""What the values of `handle.options(...)` must look like, and how a handle shows them.
+
+Wrong ones fail there, not in a call.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from serve_grpc.caller.registry import transport_of
+from serve_grpc.caller.router import Router
 from serve_grpc.protocol.status import valid_text
 from serve_grpc.serialization import get_serializer
 
-__all__ = ["MAX_NAME_CHARACTERS", "MAX_TIMEOUT_S", "changed_options", "check_options"]
+__all__ = ["MAX_NAME_CHARACTERS", "MAX_TIMEOUT_S", "check_options", "described"]
 
 MAX_NAME_CHARACTERS = 4_096
 """Of a method, model or session; they travel in frames, which are small."""
@@ -18,16 +23,22 @@ _TEXT_OPTIONS = ("method_name", "multiplexed_model_id", "session_id", "replica_i
 _FLAG_OPTIONS = ("stream", "_prefer_local_routing", "_by_reference", "idempotent")
 
 
-def changed_options(options: Any, **ours: Any) -> dict[str, Any]:
-    """What a handle shows: those that are not as by default; of ours, those that are set.
+def described(handle: Any, router: Router | None, **ours: Any) -> str:
+    """The `repr` of a handle: what it calls, and the options that are not as by default.
 
     Args:
-        options: Serve's. `_by_reference` is left out.
-        ours: By name.
+        handle: Of ours.
+        router: Of its calls by value, if there is one.
+        ours: Options that Serve does not have, by name.
     """
+    options = handle.handle_options
     defaults = {**vars(type(options)()), "_by_reference": options._by_reference}
-    changed = {name: value for name, value in vars(options).items() if value != defaults[name]}
-    return changed | {name: value for name, value in ours.items() if value}
+    shown: dict[str, Any] = {"deployment": handle.deployment_name, "app": handle.app_name}
+    shown |= {name: value for name, value in vars(options).items() if value != defaults[name]}
+    shown |= {name: value for name, value in ours.items() if value}
+    reason = router.feed.fallback_reason if router is not None else None
+    shown["transport"] = transport_of(router, options._by_reference, reason)
+    return f"DeploymentHandle({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 def check_options(given: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ from ray.serve import handle as serve_handle
 
 from serve_grpc import handle as handle_module
 from serve_grpc.caller.feed import Feed
+from serve_grpc.caller.registry import transport_of
 from serve_grpc.config import LOGGER_NAME
-from serve_grpc.handle import UNREACHABLE, DeploymentHandle, transport_of
+from serve_grpc.handle import UNREACHABLE, DeploymentHandle
 
 
 class Responded:
