@@ -24,7 +24,7 @@ THROUGH: dict[str, tuple[str, ...]] = {
         "tests/unit/test_arguments.py",
         "tests/unit/test_dispatch_tables.py",
     ),
-    "caller/bound.py": ("tests/unit/test_bound.py", "tests/behaviour/test_bound.py"),
+    "caller/bound.py": ("tests/unit/test_bound.py", "tests/behaviour/test_one_replica.py"),
     "caller/events.py": ("tests/unit/test_handing_out.py",),
     "caller/line.py": ("tests/property/test_router.py",),
     "caller/raising.py": ("tests/unit/test_call.py", "tests/unit/test_user_exceptions.py"),
