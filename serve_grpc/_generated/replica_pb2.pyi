@@ -32,7 +32,7 @@ class CallReply(_message.Message):
     def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
 
 class CallerBatch(_message.Message):
-    __slots__ = ("hello", "proof", "templates", "fragments", "requests", "credits", "cancels", "ping")
+    __slots__ = ("hello", "proof", "templates", "fragments", "requests", "credits", "cancels", "ping", "input_items")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     TEMPLATES_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class CallerBatch(_message.Message):
     CREDITS_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    INPUT_ITEMS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     proof: Proof
     templates: _containers.RepeatedCompositeFieldContainer[Template]
@@ -49,7 +50,8 @@ class CallerBatch(_message.Message):
     credits: _containers.RepeatedCompositeFieldContainer[Credit]
     cancels: _containers.RepeatedScalarFieldContainer[int]
     ping: int
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., templates: _Optional[_Iterable[_Union[Template, _Mapping]]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[Request, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[Credit, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., ping: _Optional[int] = ...) -> None: ...
+    input_items: _containers.RepeatedCompositeFieldContainer[InputItem]
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., templates: _Optional[_Iterable[_Union[Template, _Mapping]]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., requests: _Optional[_Iterable[_Union[Request, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[Credit, _Mapping]]] = ..., cancels: _Optional[_Iterable[int]] = ..., ping: _Optional[int] = ..., input_items: _Optional[_Iterable[_Union[InputItem, _Mapping]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("min_version", "max_version", "replica_id", "nonce", "features", "key_id", "max_message_bytes")
@@ -94,7 +96,7 @@ class Template(_message.Message):
     def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request_serializer: _Optional[str] = ..., response_serializer: _Optional[str] = ..., stream: bool = ..., route: _Optional[str] = ..., app_name: _Optional[str] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client", "reserved_slot", "context", "stored")
+    __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client", "reserved_slot", "context", "stored", "inputs")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +110,7 @@ class Request(_message.Message):
     RESERVED_SLOT_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     STORED_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     id: int
     template: int
     request_id: str
@@ -121,7 +124,38 @@ class Request(_message.Message):
     reserved_slot: str
     context: RequestContext
     stored: StoredPayload
-    def __init__(self, id: _Optional[int] = ..., template: _Optional[int] = ..., request_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., credit_items: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., client: _Optional[str] = ..., reserved_slot: _Optional[str] = ..., context: _Optional[_Union[RequestContext, _Mapping]] = ..., stored: _Optional[_Union[StoredPayload, _Mapping]] = ...) -> None: ...
+    inputs: _containers.RepeatedCompositeFieldContainer[Input]
+    def __init__(self, id: _Optional[int] = ..., template: _Optional[int] = ..., request_id: _Optional[str] = ..., payload: _Optional[bytes] = ..., timeout_ms: _Optional[int] = ..., multiplexed_model_id: _Optional[str] = ..., session_id: _Optional[str] = ..., credit_items: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., client: _Optional[str] = ..., reserved_slot: _Optional[str] = ..., context: _Optional[_Union[RequestContext, _Mapping]] = ..., stored: _Optional[_Union[StoredPayload, _Mapping]] = ..., inputs: _Optional[_Iterable[_Union[Input, _Mapping]]] = ...) -> None: ...
+
+class Input(_message.Message):
+    __slots__ = ("position", "name")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    name: str
+    def __init__(self, position: _Optional[int] = ..., name: _Optional[str] = ...) -> None: ...
+
+class InputItem(_message.Message):
+    __slots__ = ("id", "number", "kind", "payload", "error")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ITEM: _ClassVar[InputItem.Kind]
+        END: _ClassVar[InputItem.Kind]
+        ERROR: _ClassVar[InputItem.Kind]
+    ITEM: InputItem.Kind
+    END: InputItem.Kind
+    ERROR: InputItem.Kind
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    number: int
+    kind: InputItem.Kind
+    payload: bytes
+    error: Error
+    def __init__(self, id: _Optional[int] = ..., number: _Optional[int] = ..., kind: _Optional[_Union[InputItem.Kind, str]] = ..., payload: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class StoredPayload(_message.Message):
     __slots__ = ("size", "object_id", "owner_address")
@@ -182,7 +216,7 @@ class Credit(_message.Message):
     def __init__(self, id: _Optional[int] = ..., items: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class ReplicaBatch(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "fragments", "replies", "rejected", "requests_read", "ongoing", "pong", "slot_free", "drain", "standby")
+    __slots__ = ("challenge", "welcome", "refusal", "fragments", "replies", "rejected", "requests_read", "ongoing", "pong", "slot_free", "drain", "standby", "input_credits")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +229,7 @@ class ReplicaBatch(_message.Message):
     SLOT_FREE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     STANDBY_FIELD_NUMBER: _ClassVar[int]
+    INPUT_CREDITS_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -207,7 +242,22 @@ class ReplicaBatch(_message.Message):
     slot_free: bool
     drain: Drain
     standby: int
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., rejected: _Optional[_Iterable[int]] = ..., requests_read: _Optional[int] = ..., ongoing: _Optional[int] = ..., pong: _Optional[int] = ..., slot_free: bool = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., standby: _Optional[int] = ...) -> None: ...
+    input_credits: _containers.RepeatedCompositeFieldContainer[InputCredit]
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., fragments: _Optional[_Iterable[_Union[Fragment, _Mapping]]] = ..., replies: _Optional[_Iterable[_Union[Reply, _Mapping]]] = ..., rejected: _Optional[_Iterable[int]] = ..., requests_read: _Optional[int] = ..., ongoing: _Optional[int] = ..., pong: _Optional[int] = ..., slot_free: bool = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., standby: _Optional[int] = ..., input_credits: _Optional[_Iterable[_Union[InputCredit, _Mapping]]] = ...) -> None: ...
+
+class InputCredit(_message.Message):
+    __slots__ = ("id", "number", "items", "bytes", "closed")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    CLOSED_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    number: int
+    items: int
+    bytes: int
+    closed: bool
+    def __init__(self, id: _Optional[int] = ..., number: _Optional[int] = ..., items: _Optional[int] = ..., bytes: _Optional[int] = ..., closed: bool = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("version", "nonce", "epoch", "mac")
@@ -222,14 +272,18 @@ class Challenge(_message.Message):
     def __init__(self, version: _Optional[int] = ..., nonce: _Optional[bytes] = ..., epoch: _Optional[int] = ..., mac: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("max_ongoing_requests", "max_message_bytes", "features")
+    __slots__ = ("max_ongoing_requests", "max_message_bytes", "features", "input_credit_items", "input_credit_bytes")
     MAX_ONGOING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    INPUT_CREDIT_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_ongoing_requests: int
     max_message_bytes: int
     features: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, max_ongoing_requests: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ...) -> None: ...
+    input_credit_items: int
+    input_credit_bytes: int
+    def __init__(self, max_ongoing_requests: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., features: _Optional[_Iterable[str]] = ..., input_credit_items: _Optional[int] = ..., input_credit_bytes: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("reason", "message")

@@ -42,7 +42,7 @@ class Desk:
         _desks[replica_id] = self
 
     def __repr__(self) -> str:
-        lent = sum(len(session.lent) for session, _ in self._sessions.values())
+        lent = sum(len(session.replies.lent) for session, _ in self._sessions.values())
         return f"<Desk {lent} replies to fetch over {len(self._sessions)} sessions>"
 
     def open(self, session: ReplicaSession, running: Collection[int]) -> None:
@@ -51,9 +51,9 @@ class Desk:
 
     def close(self, session: ReplicaSession) -> None:
         """A session is over; what it lent is kept for a while, for callers on their way."""
-        if not session.replies.caller_borrows and session.lent:
+        if not session.replies.caller_borrows and session.replies.lent:
             # As Ray does with what leaves out of band: nobody will say when to let go.
-            self._pinned.append(session.lent)
+            self._pinned.append(session.replies.lent)
         self._loop.call_later(KEPT_S, self._forget, session.epoch)
 
     def _forget(self, epoch: int) -> None:
@@ -72,7 +72,7 @@ class Desk:
         """The refs of a reply; none if they were handed over, or nobody came for them in time."""
         # Taken out: from Ray's answer to this call on the caller holds them by itself.
         session = self._sessions.get(epoch)
-        return session[0].lent.pop(number, ()) if session is not None else ()
+        return session[0].replies.lent.pop(number, ()) if session is not None else ()
 
 
 # By replica: `exchange` finds itself in the replica's process with nothing but its arguments.

@@ -11,6 +11,7 @@
     replica.py            the replica's side of a session
     arrival.py            what one message tells it
     sent_replies.py       its replies that need more than a frame
+    input_items.py        streams that are arguments, on both sides
     templates.py          numbers for what many requests share
     envelope.py           what that is, and what each request says beside it
     flow.py               credit of one stream

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from serve_grpc._generated.replica_pb2 import Request
-from serve_grpc.payload import Payload
+from serve_grpc._generated.replica_pb2 import Request, StoredPayload
+from serve_grpc.payload import Payload, Segments, Stored
+from serve_grpc.protocol.assembler import PayloadOverflow
 from serve_grpc.protocol.envelope import Envelope
+from serve_grpc.protocol.input_items import InboundItem
+from serve_grpc.protocol.wire import MAX_STORED_BYTES
 
-__all__ = ["Arrival", "InboundRequest"]
+__all__ = ["Arrival", "InboundRequest", "stored_payload"]
 
 
 @dataclass(slots=True)
@@ -37,12 +40,29 @@ class Arrival:
             the same message.
         cancelled: Ids of calls that the caller gave up.
         credits: (id, items, bytes) that the caller grants to its streams.
+        inputs: What came of streams that are arguments, in order.
     """
 
     requests: list[InboundRequest] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     credits: list[tuple[int, int, int]] = field(default_factory=list)
+    inputs: list[InboundItem] = field(default_factory=list)
     refused: bool = False
     """The session is refused; write what the outbox holds, then end the stream."""
     unknown_key: bool = False
     """The caller holds another secret; look for newer ones, then `hear_hello_again`."""
+
+
+def stored_payload(stored: StoredPayload, stores_above: int | None) -> Segments:
+    """What stands for a payload that is in Ray's object store.
+
+    Args:
+        stored: Where it is.
+        stores_above: As of `ReplicaSession`.
+
+    Raises:
+        PayloadOverflow: The session has not the feature: it is what it would be if it were sent.
+    """
+    if stores_above is None or stored.size > MAX_STORED_BYTES:
+        raise PayloadOverflow(stored.size)
+    return Segments((), stored=Stored(stored.size, stored.object_id, stored.owner_address))

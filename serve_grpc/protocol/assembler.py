@@ -8,6 +8,8 @@ never over the limit of the session.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from serve_grpc.payload import Payload, Segments
 from serve_grpc.protocol.wire import MAX_UNFINISHED_IDS, WireError
 from serve_grpc.shared_memory.blocks import BLOCK_BYTES, is_block, new_block
@@ -134,6 +136,11 @@ class Assembler:
         if call_id in self._sizes:
             del self._sizes[call_id]
             self._forget_parts(call_id)
+
+    def keep_only(self, call_ids: Container[int]) -> None:
+        """Drop what is held for all other calls."""
+        for call_id in [i for i in self._sizes if i not in call_ids]:
+            self.discard(call_id)
 
     def clear(self) -> None:
         """Drop everything held."""

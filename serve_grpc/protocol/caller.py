@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Generic
 
-from google.protobuf.message import DecodeError
-
 from serve_grpc._generated.replica_pb2 import (
     CallerBatch,
     Drain,
@@ -26,11 +24,13 @@ from serve_grpc.protocol.caller_handshake import CallerHandshake
 from serve_grpc.protocol.envelope import Envelope, RequestFields
 from serve_grpc.protocol.flow import GrantedCredit
 from serve_grpc.protocol.handshake import STORED, HandshakeRefused
+from serve_grpc.protocol.input_items import SentInputs
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.places import LinkMemory
 from serve_grpc.protocol.received import CallEvent, CallEventKind, CallT, Received
 from serve_grpc.protocol.sent_requests import SentRequests
 from serve_grpc.protocol.session_state import SessionLife, SessionState
+from serve_grpc.protocol.status import read_error
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
     MAX_FRAMES,
@@ -60,6 +60,7 @@ _ONGOING = ReplicaBatch.ONGOING_FIELD_NUMBER
 _SLOT_FREE = ReplicaBatch.SLOT_FREE_FIELD_NUMBER
 _DRAIN = ReplicaBatch.DRAIN_FIELD_NUMBER
 _STANDBY = ReplicaBatch.STANDBY_FIELD_NUMBER
+_INPUT_CREDITS = ReplicaBatch.INPUT_CREDITS_FIELD_NUMBER
 _RESULT, _ITEM, _ERROR = Reply.RESULT, Reply.ITEM, Reply.ERROR
 _REPLY_KINDS = frozenset(Reply.Kind.values())
 _HELLO, _PROOF, _OPEN = SessionState.HELLO, SessionState.PROOF, SessionState.OPEN
@@ -83,6 +84,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         reads_buffers: Whether the replica reads pickles that are followed by their buffers.
         stores: Whether payloads over the limit go by Ray's object store, as both sides have to say;
             so it holds once the session is open.
+        send_input: Queues what an input of a call has to say; see `SentInputs.add`.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class CallerSession(SessionLife, Generic[CallT]):
         self._sent = SentRequests(self.outbox)
         # Looked up once, as both are used for each call.
         self._add_request, self._frames = self._sent.add, self._sent.frames
+        self._inputs = SentInputs(self.outbox)
+        self.send_input = self._inputs.add
         self._credit = GrantedCredit()
         self.calls: dict[int, CallT] = {}
         self.peer_max_message_bytes = 0
@@ -122,6 +126,11 @@ class CallerSession(SessionLife, Generic[CallT]):
         assert self._handshake is not None, "the session is open"
         self._handshake.memory = memory
         self.outbox.batch.hello.features.append(handshake.MEMORY)
+
+    @property
+    def input_credit(self) -> tuple[int, int] | None:
+        """First credit of each input, in items and bytes; None if the replica takes none."""
+        return self._inputs.credit
 
     @property
     def requests_read(self) -> int:
@@ -151,11 +160,15 @@ class CallerSession(SessionLife, Generic[CallT]):
             (fields.request_id + fields.client).encode()
         if fields.multiplexed_model_id or fields.session_id:
             (fields.multiplexed_model_id + fields.session_id).encode()
+        if fields.inputs:
+            "".join(name for _, name in fields.inputs).encode()
         call_id = self._next_id
         self._next_id += 1
         self.calls[call_id] = call
         if fields.envelope.stream:
             self._credit.open(call_id, fields.credit_items, fields.credit_bytes)
+        if fields.inputs:
+            self._inputs.open(call_id, len(fields.inputs))
         payload = fields.payload
         if type(payload) is bytes and len(payload) <= INLINE_BYTES:  # most of them
             self._add_request(call_id, fields, payload)
@@ -164,8 +177,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         elif len(payload) <= INLINE_BYTES:
             self._add_request(call_id, fields, joined(payload))
         else:
-            # The frame is queued behind the last fragment, and counted only then. Until then the
-            # replica cannot start the call, whatever it holds of the payload.
+            # Queued, and counted, behind the last fragment; the replica cannot start it before.
             self.outbox.send_large(
                 call_id, payload, then=lambda: self._sent.add(call_id, fields, b"")
             )
@@ -177,9 +189,8 @@ class CallerSession(SessionLife, Generic[CallT]):
 
     def cancel(self, call_id: int) -> None:
         """Give a call up; no event of it will follow."""
-        # Ended in a closed session as well, or `close` would return the call as a lost one. The id
-        # is sent even if the request has not left: a replica drops what it has of it, and ignores
-        # ids that it does not know.
+        # Ended in a closed session as well, or `close` would return the call as a lost one. Sent
+        # even if the request has not left: a replica drops what it has of it.
         if self._end(call_id) is None or self.state is _CLOSED:
             return
         self.outbox.batch.cancels.append(call_id)
@@ -271,6 +282,8 @@ class CallerSession(SessionLife, Generic[CallT]):
                 received.slot_free = value
             elif number == _DRAIN:
                 self._on_drain(value, received)
+            elif number == _INPUT_CREDITS:
+                received.inputs = self._inputs.news(value, self.calls)
 
     def _on_drain(self, drain: Drain, received: Received[CallT]) -> None:
         received.draining = True
@@ -311,13 +324,11 @@ class CallerSession(SessionLife, Generic[CallT]):
                 # Not this call's fault alone: whoever sends without credit can fill our memory.
                 raise WireError(f"an item of call {call_id} without credit")
         elif kind == _ERROR:
-            error = reply.error if reply.HasField("error") else self._large_error(call_id, reply)
+            error = read_error(reply, self._assembler)
         if not is_item:
             self._end(call_id)
         if reply.lent:
-            kind_and_payload = self._lent(reply, payload, received)
-            received.events.append(CallEvent(call, *kind_and_payload, error))
-            return
+            kind, payload = self._lent(reply, payload, received)  # type: ignore[assignment]
         received.events.append(CallEvent(call, kind, payload, error))
 
     def _lent(
@@ -337,18 +348,12 @@ class CallerSession(SessionLife, Generic[CallT]):
         received.lent.append((reply.lent, named))
         return reply.kind, named
 
-    def _large_error(self, call_id: int, reply: Reply) -> Error:
-        try:
-            large: Error = Error.FromString(joined(self._assembler.take(call_id, reply.payload)))
-            return large
-        except (DecodeError, PayloadOverflow) as reason:
-            text = f"the replica's error cannot be read: {reason!r}"
-            return Error(message=text, may_have_executed=True)
-
     def _end(self, call_id: int) -> CallT | None:
         # All that a session keeps of a call; whatever is added to that has to be given up here.
         self._assembler.discard(call_id)
         self._credit.close(call_id)
+        if self._inputs:
+            self._inputs.close(call_id)
         self.outbox.drop_large(call_id)
         self._frames.pop(call_id, None)
         return self.calls.pop(call_id, None)
@@ -368,6 +373,7 @@ class CallerSession(SessionLife, Generic[CallT]):
             self.stores = self.stores and STORED in batch.welcome.features
             received.opened = True
             self.reads_buffers = handshake.BUFFERS in batch.welcome.features
+            self._inputs.hear(batch.welcome)
             if handshake.MEMORY in batch.welcome.features:
                 self.outbox.memory = shaking.memory
             if batch.HasField("ongoing"):
@@ -390,4 +396,5 @@ class CallerSession(SessionLife, Generic[CallT]):
         lost = [(call, self._sent.may_have_started(i)) for i, call in self.calls.items()]
         self.calls.clear()
         self._frames.clear()
+        self._inputs.clear()
         return lost

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from serve_grpc._generated.replica_pb2 import RequestContext
 from serve_grpc.payload import Payload
 
-__all__ = ["Envelope", "RequestFields"]
+__all__ = ["Envelope", "InputPlace", "RequestFields"]
 
 
 class Envelope(NamedTuple):
@@ -24,6 +24,13 @@ class Envelope(NamedTuple):
     stream: bool
     route: str
     app_name: str
+
+
+class InputPlace(NamedTuple):
+    """Where a stream stands among the arguments; `position` counts only if `name` is empty."""
+
+    position: int
+    name: str
 
 
 @dataclass(slots=True)
@@ -41,3 +48,4 @@ class RequestFields:
     client: str = ""
     reserved_slot: str = ""
     context: RequestContext | None = None
+    inputs: tuple[InputPlace, ...] = ()

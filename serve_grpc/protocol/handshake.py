@@ -20,6 +20,7 @@ from serve_grpc.protocol.session_state import SessionState
 
 __all__ = [
     "BUFFERS",
+    "INPUTS",
     "LENT",
     "MAX_VERSION",
     "MEMORY",
@@ -45,6 +46,8 @@ MEMORY = "memory"
 """A feature of both sides: fragments may lie in shared memory, on a link that has some."""
 STORED = "stored"
 """A feature of either side: it takes payloads that are in Ray's object store."""
+INPUTS = "inputs"
+"""A replica's feature: it takes streams as arguments (`Request.inputs`)."""
 NONCE_BYTES = 16
 MAX_NONCE_BYTES = 64
 

@@ -94,6 +94,7 @@ class Outbox(Generic[BatchT]):
         self._open_bytes = 0
         self.queued_bytes = 0
         self.batches_taken = 0
+        self._last_batch = 0  # of the frame that was added last
         self.pending_batch = 1  # always that number, those that are closed, and one
         self.memory: LinkMemory | None = None
 
@@ -125,6 +126,7 @@ class Outbox(Generic[BatchT]):
         """Tell that a frame was put into `batch`."""
         # An estimate. `take` subtracts the same number, so that an empty outbox counts exactly 0:
         # `bool(outbox)`, and with it whether a writer has anything to do, hangs on that.
+        self._last_batch = self.pending_batch
         size = payload_bytes + wire.FRAME_OVERHEAD_BYTES
         self._open_bytes += size
         self.queued_bytes += size
@@ -231,17 +233,15 @@ class Outbox(Generic[BatchT]):
     def _finish(self, bulk: _Bulk) -> bool:
         """Queue the frames behind a sent payload; whether another large payload follows."""
         then, _ = bulk.then.popleft()
-        owner_batch = self.pending_batch
-        then()
+        then()  # may close a batch before it adds its frame, and adding one may close it
         while bulk.then:
             then, payload = bulk.then[0]
             if payload:
                 bulk.load(payload)
-                bulk.after_batch = owner_batch
+                bulk.after_batch = self._last_batch
                 bulk.then[0] = (then, None)
                 return True
             bulk.then.popleft()
-            owner_batch = self.pending_batch  # asked before `then`, which may close the batch
             then()
-        self._owner_batches.append(owner_batch)
+        self._owner_batches.append(self._last_batch)
         return False

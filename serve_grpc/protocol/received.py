@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from serve_grpc._generated.replica_pb2 import Error, Reply
 from serve_grpc.payload import Payload, Segments
+from serve_grpc.protocol.input_items import InputNews
 
 __all__ = ["CallEvent", "CallEventKind", "CallT", "Received"]
 
@@ -53,6 +54,7 @@ class Received(Generic[CallT]):
     slot_free: bool = False
     opened: bool = False
     draining: bool = False
+    inputs: list[InputNews] = field(default_factory=list)
     lent: list[tuple[int, Segments | None]] = field(default_factory=list)
     """Refs that the replica holds for this side, by number, each with the payload that names them;
     None if nobody will read it."""

@@ -16,29 +16,30 @@ from serve_grpc._generated.replica_pb2 import (
     CallerBatch,
     Challenge,
     Error,
+    InputItem,
     Refusal,
     ReplicaBatch,
     Reply,
     Request,
-    StoredPayload,
 )
-from serve_grpc.payload import Payload, Segments, Stored
+from serve_grpc.payload import Payload
 from serve_grpc.protocol import handshake
-from serve_grpc.protocol.arrival import Arrival, InboundRequest
+from serve_grpc.protocol.arrival import Arrival, InboundRequest, stored_payload
 from serve_grpc.protocol.assembler import Assembler, PayloadOverflow
 from serve_grpc.protocol.handshake import HandshakeRefused
+from serve_grpc.protocol.input_items import ReceivedInputs
 from serve_grpc.protocol.keyring import Keyring
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.places import LinkMemory
 from serve_grpc.protocol.replica_handshake import ReplicaHandshake
 from serve_grpc.protocol.sent_replies import SentReplies
 from serve_grpc.protocol.session_state import SessionLife, SessionState
+from serve_grpc.protocol.status import request_too_large
 from serve_grpc.protocol.templates import KnownTemplates
 from serve_grpc.protocol.wire import (
     INLINE_BYTES,
     MAX_FRAMES,
     MAX_HANDSHAKE_BYTES,
-    MAX_STORED_BYTES,
     MAX_UNFINISHED_PAYLOADS,
     WireError,
     decode_batch,
@@ -52,6 +53,7 @@ _REQUESTS = CallerBatch.REQUESTS_FIELD_NUMBER
 _CREDITS = CallerBatch.CREDITS_FIELD_NUMBER
 _CANCELS = CallerBatch.CANCELS_FIELD_NUMBER
 _PING = CallerBatch.PING_FIELD_NUMBER
+_INPUT_ITEMS = CallerBatch.INPUT_ITEMS_FIELD_NUMBER
 _RESULT, _ITEM = Reply.RESULT, Reply.ITEM
 _HELLO, _PROOF, _OPEN = SessionState.HELLO, SessionState.PROOF, SessionState.OPEN
 _DRAINING, _CLOSED = SessionState.DRAINING, SessionState.CLOSED
@@ -68,6 +70,8 @@ class ReplicaSession(SessionLife):
         max_ongoing_requests: Told to the caller.
         max_message_bytes: Largest payload this side takes.
         takes_stored: Whether payloads may go by Ray's object store.
+        input_credit: First credit of each stream that is an argument, in items and bytes; None if
+            it takes none.
 
     Attributes:
         outbox: What is to be written.
@@ -89,6 +93,7 @@ class ReplicaSession(SessionLife):
         max_ongoing_requests: int,
         max_message_bytes: int,
         takes_stored: bool = False,
+        input_credit: tuple[int, int] | None = None,
     ) -> None:
         super().__init__("replica", replica_id, epoch)
         self._handshake: ReplicaHandshake | None = ReplicaHandshake(
@@ -99,9 +104,11 @@ class ReplicaSession(SessionLife):
             max_ongoing_requests=max_ongoing_requests,
             max_message_bytes=max_message_bytes,
             takes_stored=takes_stored,
+            input_credit=input_credit,
         )
         self._max_message_bytes = max_message_bytes
         self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
+        self._inputs = ReceivedInputs(self._assembler, input_credit, max_message_bytes)
         self._templates = KnownTemplates()
         self._requests_read = 0
         # Calls that the end of the session cut off, until `close` gives them to the owner.
@@ -123,11 +130,6 @@ class ReplicaSession(SessionLife):
         """Use what the link shares beside messages; before the first message comes."""
         assert self._handshake is not None, "the session is open"
         self._handshake.memory = memory
-
-    @property
-    def lent(self) -> dict[int, Sequence[Any]]:
-        """Refs that replies named, by number, until the caller has fetched them."""
-        return self.replies.lent
 
     # ------------------------------------------------------------ receiving
 
@@ -151,13 +153,13 @@ class ReplicaSession(SessionLife):
     def _read(self, data: bytes) -> Arrival:
         batch, fragments = decode_batch(CallerBatch, data, self.outbox.memory)
         arrival = Arrival()
-        if self.state is _OPEN:  # while draining, no request will own them
-            # Before all other fields: the request that owns them may be in this message.
-            for call_id, part, begun in fragments:
+        # Before all other fields: what owns them may be in this message.
+        for call_id, part, begun in fragments:
+            if self.state is _OPEN or call_id in self.ongoing_ids:
                 self._assembler.add(call_id, part, begun)
         # Only what is there, in the order of the field numbers: looking at each field in turn costs
-        # more than decoding a batch of one request. The order matters: templates are defined before
-        # the requests that name them, and a cancel meets the request of its own message.
+        # more than decoding a batch of one request. Templates come before the requests that name
+        # them, and a cancel meets the request of its own message.
         for field_, value in batch.ListFields():
             number = field_.number
             if number == _REQUESTS:
@@ -173,9 +175,11 @@ class ReplicaSession(SessionLife):
             elif number == _PING:
                 self.outbox.batch.pong = value
                 self.outbox.added()
+            elif number == _INPUT_ITEMS:
+                for item in value:
+                    self._on_input_item(item, arrival)
         if arrival.requests and self.state is _OPEN:
-            # Cumulative, so it rides on whatever leaves next, beside the load that counts them; it
-            # never causes a message.
+            # Cumulative, so it rides on whatever leaves next, and never causes a message.
             self.outbox.leaving.requests_read = self._requests_read
         return arrival
 
@@ -189,6 +193,12 @@ class ReplicaSession(SessionLife):
                 self._end(call_id)
                 arrival.cancelled.append(call_id)
 
+    def _on_input_item(self, item: InputItem, arrival: Arrival) -> None:
+        if item.id in self.ongoing_ids:
+            arrival.inputs.append(self._inputs.receive(item))
+        else:
+            self._assembler.discard(item.id)  # the call was over before its caller knew
+
     def _on_request(self, request: Request, arrival: Arrival) -> None:
         call_id = request.id
         if call_id == 0 or call_id in self.ongoing_ids:
@@ -200,6 +210,8 @@ class ReplicaSession(SessionLife):
         # counts say which of them a drain has left out.
         self._requests_read += 1
         self.ongoing_ids.add(call_id)
+        if request.inputs:
+            self._inputs.open(call_id, len(request.inputs))
         template = self._templates.get(request.template)
         if template is None:
             self._assembler.discard(call_id)
@@ -209,15 +221,9 @@ class ReplicaSession(SessionLife):
         try:
             payload = self._assembler.take(call_id, request.payload)
             if not payload and request.HasField("stored"):
-                payload = _stored(request.stored, self.stores_above)
+                payload = stored_payload(request.stored, self.stores_above)
         except PayloadOverflow as overflow:
-            message = Error(
-                code=Error.MESSAGE_TOO_LARGE,
-                size=overflow.size,
-                limit=self._max_message_bytes,
-                direction="request",
-            )
-            self.fail(call_id, message)
+            self.fail(call_id, request_too_large(overflow.size, self._max_message_bytes))
             return
         arrival.requests.append(InboundRequest(call_id, template, request, payload))
 
@@ -292,7 +298,7 @@ class ReplicaSession(SessionLife):
         if call_id not in self.ongoing_ids:
             return
         if kind != _ITEM:
-            self.ongoing_ids.discard(call_id)
+            self._over(call_id)
         outbox = self.outbox
         size = len(payload)
         # Most replies. A generator may still be sending a large item of this id; its small ones
@@ -312,7 +318,7 @@ class ReplicaSession(SessionLife):
     def fail(self, call_id: int, error: Error, refs: Sequence[Any] = ()) -> None:
         """Queue the failure of a call, which names `refs`; dropped if the call is over."""
         if call_id in self.ongoing_ids:
-            self.ongoing_ids.discard(call_id)
+            self._over(call_id)
             self.replies.add_error(call_id, error, refs)
 
     def reject(self, call_id: int) -> bool:
@@ -322,10 +328,20 @@ class ReplicaSession(SessionLife):
         """
         if call_id not in self.ongoing_ids:
             return False
-        self.ongoing_ids.discard(call_id)
+        self._over(call_id)
         self.outbox.batch.rejected.append(call_id)
         self.outbox.added()
         return True
+
+    def grant_input(
+        self, call_id: int, number: int, items: int, bytes_: int, *, is_closed: bool = False
+    ) -> None:
+        """Let the caller send more of an input, or no more; ignored once either is over."""
+        if self._inputs.grant(call_id, number, items, bytes_):
+            self.outbox.batch.input_credits.add(
+                id=call_id, number=number, items=items, bytes=bytes_, closed=is_closed
+            )
+            self.outbox.added()
 
     def slot_free(self) -> None:
         """Tell a caller that was turned away that it may try again."""
@@ -337,8 +353,7 @@ class ReplicaSession(SessionLife):
     def stamp(self, ongoing: int, standby: int = 0) -> None:
         """Put the replica's load on the message that leaves next, and who may stand by.
 
-        Called when the message is about to leave, in a session that is open: these two fields are
-        no frames, and cause no message.
+        When the message is about to leave, in a session that is open: it causes no message.
         """
         batch = self.outbox.leaving
         batch.ongoing = ongoing
@@ -349,7 +364,8 @@ class ReplicaSession(SessionLife):
         if self._handshake is not None:
             self._handshake.must_drain = True
         elif self.state is _OPEN:
-            self._assembler.clear()  # of requests that will not be taken any more
+            # Of requests that will not be taken any more; inputs of those that run go on.
+            self._assembler.keep_only(self.ongoing_ids)
             # The caller looks for fields of an open session only after the welcome's message.
             self.outbox.close_batch()
             self.outbox.batch.drain.requests_read = self._requests_read
@@ -373,14 +389,13 @@ class ReplicaSession(SessionLife):
         # theirs: a closed session costs each reply of the open ones nothing.
         self._left_behind |= self.ongoing_ids
         self.ongoing_ids.clear()
+        self._inputs.clear()
+
+    def _over(self, call_id: int) -> None:
+        self.ongoing_ids.discard(call_id)
+        if self._inputs:
+            self._inputs.close(call_id)
 
     def _end(self, call_id: int) -> None:
-        self.ongoing_ids.discard(call_id)
+        self._over(call_id)
         self.outbox.drop_large(call_id)
-
-
-def _stored(stored: StoredPayload, stores_above: int | None) -> Segments:
-    # Without the feature such a request is what it would be if it had been sent.
-    if stores_above is None or stored.size > MAX_STORED_BYTES:
-        raise PayloadOverflow(stored.size)
-    return Segments((), stored=Stored(stored.size, stored.object_id, stored.owner_address))

@@ -27,6 +27,7 @@ class ReplicaHandshake:
         max_ongoing_requests: Told to the caller.
         max_message_bytes: Largest payload this side takes; told to the caller.
         takes_stored: Whether payloads may go by Ray's object store; told to the caller.
+        input_credit: First credit of each input, in items and bytes; None if it takes none.
 
     Attributes:
         memory: What the link shares beside messages; None if nothing.
@@ -44,6 +45,7 @@ class ReplicaHandshake:
         max_ongoing_requests: int,
         max_message_bytes: int,
         takes_stored: bool,
+        input_credit: tuple[int, int] | None = None,
     ) -> None:
         self._replica_id = replica_id
         self._keyring = keyring
@@ -54,6 +56,9 @@ class ReplicaHandshake:
         )
         if takes_stored:
             self._welcome.features.append(handshake.STORED)
+        if input_credit is not None:
+            self._welcome.features.append(handshake.INPUTS)
+            self._welcome.input_credit_items, self._welcome.input_credit_bytes = input_credit
         self._takes_stored = takes_stored
         self._hello: Hello | None = None
         self._secret = b""

@@ -74,6 +74,10 @@ class SentRequests:
         if fields.context is not None:
             request.context.CopyFrom(fields.context)
             size += fields.context.ByteSize()
+        if fields.inputs:
+            for position, name in fields.inputs:
+                request.inputs.add(position=position, name=name)
+                size += len(name) + 8
         self.queued += 1
         # Before `added`, which may close the batch: the frame is in the one that is open now.
         self.frames[call_id] = self.queued, outbox.pending_batch

@@ -5,10 +5,23 @@ The user's own exception is not rebuilt here (that takes Ray's classes: `_serve`
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
 from serve_grpc import errors
 from serve_grpc._generated.replica_pb2 import Error
+from serve_grpc.payload import joined
+from serve_grpc.protocol.assembler import Assembler, PayloadOverflow
 
-__all__ = ["error_from_message", "message_from_error", "shortened", "valid_text"]
+__all__ = [
+    "error_from_message",
+    "message_from_error",
+    "read_error",
+    "request_too_large",
+    "shortened",
+    "valid_text",
+]
 
 # With the traceback's 2,000 below 4 KiB, so a shortened error travels in one frame.
 _SHORT_BYTES = {
@@ -27,6 +40,33 @@ def valid_text(text: str) -> str:
     # Python makes them of file names that are no UTF-8 (`os.fsdecode`) and of JSON ("\ud800");
     # a field of type string raises when it is set to one.
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+class _FailedFrame(Protocol):
+    """A reply, or an item of an input, that tells of an error."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def error(self) -> Error: ...
+    @property
+    def payload(self) -> bytes: ...
+
+
+def read_error(frame: _FailedFrame, assembler: Assembler) -> Error:
+    """The error that a frame is about: inside it, or, where it is large, in fragments before it."""
+    if frame.HasField("error"):  # type: ignore[attr-defined]
+        return frame.error
+    try:
+        large: Error = Error.FromString(joined(assembler.take(frame.id, frame.payload)))
+        return large
+    except (DecodeError, PayloadOverflow) as reason:
+        return Error(message=f"the peer's error cannot be read: {reason!r}", may_have_executed=True)
+
+
+def request_too_large(size: int, limit: int) -> Error:
+    """Arguments, or an item of an input, are over the limit; both in bytes."""
+    return Error(code=Error.MESSAGE_TOO_LARGE, size=size, limit=limit, direction="request")
 
 
 def shortened(error: Error) -> Error:

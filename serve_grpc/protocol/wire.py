@@ -22,6 +22,7 @@ __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_FRAMES",
     "MAX_HANDSHAKE_BYTES",
+    "MAX_INPUTS",
     "MAX_INTERLEAVED",
     "MAX_STORED_BYTES",
     "MAX_TEMPLATES",
@@ -57,6 +58,8 @@ MAX_TEMPLATES = 1024
 """Envelopes a session remembers; after that, their numbers are given out anew."""
 MAX_TEMPLATE_BYTES = 64 * 1024
 """Largest envelope that a session remembers."""
+MAX_INPUTS = 64
+"""Streams among the arguments of one request."""
 MAX_INTERLEAVED = 8
 """Large payloads that leave side by side; the next one starts when one of them is out."""
 MAX_UNFINISHED_PAYLOADS = 2 * MAX_INTERLEAVED

@@ -15,9 +15,12 @@ from typing import Any
 from serve_grpc._generated.replica_pb2 import Error, Reply
 from serve_grpc.payload import joined
 from serve_grpc.protocol.caller import CallEvent, CallEventKind, Envelope
+from serve_grpc.protocol.envelope import InputPlace
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.input_items import InputKind
 from serve_grpc.protocol.outbox import Outbox
 from serve_grpc.protocol.replica import InboundRequest
+from tests.property.input_network import CREDIT, InputTruth
 from tests.unit.sessions import fields, open_pair
 
 LIMIT = 100
@@ -35,6 +38,7 @@ class Sent:
     outcome: str = ""
     heard: list[bytes] = field(default_factory=list)
     granted: list[tuple[int, int]] = field(default_factory=list)
+    inputs: list[InputTruth] = field(default_factory=list)
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Network:
     """
 
     def __init__(self) -> None:
-        self.caller, self.replica = open_pair(LIMIT)
+        self.caller, self.replica = open_pair(LIMIT, CREDIT)
         self.to_replica: deque[bytes] = deque()
         self.to_caller: deque[bytes] = deque()
         self.calls: dict[int, Sent] = {}
@@ -97,20 +101,36 @@ class Network:
         """Whether the caller would send new calls here."""
         return not self.is_cut and self.caller.state is SessionState.OPEN
 
-    def request(self, method: int, size: int, *, is_stream: bool) -> None:
+    def request(self, method: int, size: int, *, is_stream: bool, inputs: int = 0) -> None:
         """The caller makes a call."""
         number = len(self.calls)
         envelope = Envelope(f"method{method}", "pickle", "pickle", is_stream, "", "")
         payload = labelled(f"{number}", size)
-        call_id = self.caller.request(
-            number, fields(payload, envelope, request_id=str(number), timeout_ms=number + 1)
+        places = tuple(InputPlace(i, f"name{i}" if i else "") for i in range(inputs))
+        said = fields(
+            payload, envelope, request_id=str(number), timeout_ms=number + 1, inputs=places
         )
-        self.calls[number] = Sent(number, call_id, envelope, payload)
+        sent = Sent(number, self.caller.request(number, said), envelope, payload)
+        sent.inputs = [InputTruth(i, f"{number}.{i}", LIMIT) for i in range(inputs)]
+        self.calls[number] = sent
 
     def cancel(self, call: Sent) -> None:
         """The caller gives a call up."""
         self._settle(call.number, "cancelled")
         self.caller.cancel(call.call_id)
+
+    @property
+    def speaking(self) -> list[tuple[Sent, InputTruth]]:
+        """Inputs of open calls that may say something."""
+        calls = self.open_calls if not self.is_cut else []
+        return [(call, i) for call in calls for i in call.inputs if not i.has_ended]
+
+    def say(self, call: Sent, truth: InputTruth, kind: InputKind, size: int) -> None:
+        """An input says something; an item only within its credit."""
+        if kind is InputKind.ITEM and not truth.may_send:
+            return
+        payload, error = truth.say(kind, size)
+        self.caller.send_input(call.call_id, truth.number, kind, payload, error)
 
     def grant(self, call: Sent, items: int, bytes_: int) -> None:
         """The consumer took some of a stream."""
@@ -134,6 +154,22 @@ class Network:
         self.replica.reply(call_id, kind, payload)
         if kind != Reply.ITEM:
             del self.running[call_id]
+
+    @property
+    def listening(self) -> list[tuple[int, InputTruth]]:
+        """Inputs of calls that run, by the session id of the call."""
+        inputs = (
+            (i, t) for i, call in self.running.items() for t in self.calls[call.number].inputs
+        )
+        # The replica knows of an end when it has heard it.
+        return [(i, t) for i, t in inputs if not (t.has_ended and t.heard == len(t.said))]
+
+    def grant_input(
+        self, call_id: int, truth: InputTruth, items: int, bytes_: int, is_closed: bool
+    ) -> None:
+        """The user's code took some of an input, or wants no more of it."""
+        truth.granted.append((items, bytes_, is_closed))
+        self.replica.grant_input(call_id, truth.number, items, bytes_, is_closed=is_closed)
 
     def fail(self, call_id: int, size: int) -> None:
         """The user's code raises."""
@@ -168,6 +204,9 @@ class Network:
                 running.credited.append((items, bytes_))
                 granted = self.calls[running.number].granted
                 assert running.credited == granted[: len(running.credited)]
+        for item in arrival.inputs:
+            if item.call_id in self.running:  # else it was turned away in the same message
+                self.calls[self.running[item.call_id].number].inputs[item.number].hear(item)
         for call_id in arrival.cancelled:
             if call_id in self.running:  # else it was turned away in the same message
                 del self.running[call_id]
@@ -182,6 +221,8 @@ class Network:
         assert inbound.template.method == call.envelope.method
         assert inbound.template.stream == call.envelope.stream
         assert inbound.request.timeout_ms == number + 1
+        names = [(place.position, place.name) for place in inbound.request.inputs]
+        assert names == [(i, f"name{i}" if i else "") for i in range(len(call.inputs))]
         self.handed_over.add(number)
         if inbound.id not in self.replica.ongoing_ids:
             assert call.outcome == "cancelled"  # in the same message
@@ -195,6 +236,8 @@ class Network:
         received = self.caller.receive(message)
         for event in received.events:
             self._on_event(event)
+        for news in received.inputs:
+            self.calls[news.call].inputs[news.number].hear_news(news)
         for number in received.rejected:
             assert number in self.turned_away
             self._settle(number, "rejected")

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from serve_grpc._generated.replica_pb2 import Reply
 from serve_grpc.protocol.caller import CallerSession, CallEventKind, HandshakeRefused
+from serve_grpc.protocol.envelope import InputPlace
 from serve_grpc.protocol.handshake import SessionState
+from serve_grpc.protocol.input_items import InputKind
 from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.protocol.wire import MAX_UNFINISHED_PAYLOADS, WireError
 from tests.property.batches import caller_batches, damaged, replica_batches
@@ -19,19 +21,22 @@ from tests.unit.sessions import STREAM, fields, new_caller, new_replica, shake_h
 pytestmark = pytest.mark.usefixtures("tiny_messages")
 
 LIMIT = 60
+INPUT = InputPlace(0, "")
 every_state = pytest.mark.parametrize("state", list(SessionState), ids=lambda state: state.value)
 
 
 def pair_in(state: SessionState) -> tuple[CallerSession[Any], ReplicaSession]:
     """Both machines in `state`, with a few calls on their way if they can have any."""
-    caller, replica = new_caller(max_message_bytes=LIMIT), new_replica(max_message_bytes=LIMIT)
+    caller = new_caller(max_message_bytes=LIMIT)
+    replica = new_replica(max_message_bytes=LIMIT, input_credit=(2, 40))
     if state is SessionState.PROOF:
         replica.receive(caller.outbox.take())
         caller.receive(replica.outbox.take())
     elif state is not SessionState.HELLO:
         shake_hands(caller, replica)
         for number in range(4):
-            caller.request(number, fields(b"x" * (15 * number), envelope=STREAM))
+            caller.request(number, fields(b"x" * (15 * number), STREAM, inputs=(INPUT,) * number))
+        caller.send_input(4, 1, InputKind.ITEM, b"z" * 30)
         replica.receive(caller.outbox.take())
         replica.reply(1, Reply.ITEM, b"y" * 30)
     if state is SessionState.DRAINING:

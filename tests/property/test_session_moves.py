@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from serve_grpc._generated.replica_pb2 import Error, Refusal, Reply
 from serve_grpc.protocol import session_state
+from serve_grpc.protocol.envelope import InputPlace
 from serve_grpc.protocol.handshake import HandshakeRefused
+from serve_grpc.protocol.input_items import InputKind
 from serve_grpc.protocol.session_state import SESSION_MOVES, SessionLife, SessionState
 from serve_grpc.protocol.wire import WireError
 from serve_grpc.states import IllegalMoveError
@@ -49,7 +51,10 @@ class Pair:
     """Both machines from their first message on; each move they make is looked up."""
 
     def __init__(self) -> None:
-        self.caller, self.replica = new_caller(max_message_bytes=60), new_replica()
+        self.caller, self.replica = (
+            new_caller(max_message_bytes=60),
+            new_replica(input_credit=(2, 20)),
+        )
         for machine in (self.caller, self.replica):
             machine.move = checked(machine)  # type: ignore[method-assign]
 
@@ -80,11 +85,15 @@ class Pair:
         )
         choices: tuple[Callable[[], object], ...] = (
             *whole * 5,
-            lambda: caller.request("call", fields(data, envelope=STREAM)),
+            lambda: caller.request(
+                "call", fields(data, envelope=STREAM, inputs=(InputPlace(0, ""),))
+            ),
             lambda: caller.cancel(1),
             lambda: caller.forget("call"),
             lambda: caller.grant(1, 1, 1),
             lambda: caller.ping(3),
+            lambda: caller.send_input(1, 0, InputKind.ITEM, data),
+            lambda: replica.grant_input(1, 0, 1, 1),
             lambda: replica.reply(1, Reply.ITEM, data),
             lambda: replica.reply(1, Reply.END),
             lambda: replica.fail(2, Error(message="failed")),
@@ -104,7 +113,7 @@ class Pair:
 @settings(max_examples=400)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 26), bytes_like(caller_batches) | bytes_like(replica_batches)),
+        st.tuples(st.integers(0, 28), bytes_like(caller_batches) | bytes_like(replica_batches)),
         max_size=40,
     )
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from serve_grpc._generated.replica_pb2 import Reply
+from serve_grpc.protocol.input_items import InputKind
 from tests.property.session_network import LIMIT, Network, Sent
 
 pytestmark = pytest.mark.usefixtures("tiny_messages")
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("tiny_messages")
 # Around what travels inside a frame, what fits one fragment, and the limit.
 SIZES = st.sampled_from([0, 5, 9, 10, 11, 17, 18, 30, 60, LIMIT - 3, LIMIT, LIMIT + 30])
 ANY = st.integers(0, 1000)
+SAYS = [InputKind.ITEM] * 5 + [InputKind.END, InputKind.ERROR]
 
 
 class SessionsMachine(RuleBasedStateMachine):
@@ -38,9 +40,21 @@ class SessionsMachine(RuleBasedStateMachine):
         return list(self.network.running)[index % len(self.network.running)]
 
     @precondition(lambda self: self.network.may_request)
-    @rule(method=st.integers(0, 5), size=SIZES, is_stream=st.booleans())
-    def request(self, method: int, size: int, is_stream: bool) -> None:
-        self.network.request(method, size, is_stream=is_stream)
+    @rule(method=st.integers(0, 5), size=SIZES, is_stream=st.booleans(), inputs=st.integers(0, 2))
+    def request(self, method: int, size: int, is_stream: bool, inputs: int) -> None:
+        self.network.request(method, size, is_stream=is_stream, inputs=inputs)
+
+    @precondition(lambda self: self.network.speaking)
+    @rule(index=ANY, kind=st.sampled_from(SAYS), size=SIZES)
+    def say(self, index: int, kind: InputKind, size: int) -> None:
+        speaking = self.network.speaking
+        self.network.say(*speaking[index % len(speaking)], kind, size)
+
+    @precondition(lambda self: self.network.listening)
+    @rule(index=ANY, items=st.integers(0, 9), bytes_=st.integers(0, 99), is_closed=st.booleans())
+    def grant_input(self, index: int, items: int, bytes_: int, is_closed: bool) -> None:
+        listening = self.network.listening
+        self.network.grant_input(*listening[index % len(listening)], items, bytes_, is_closed)
 
     @precondition(lambda self: self.network.open_calls)
     @rule(index=ANY)
@@ -120,6 +134,8 @@ WEIGHTS = {
     "fail": 2,
     "cancel": 2,
     "grant": 4,
+    "say": 14,
+    "grant_input": 8,
     "fill": 1,
     "write": 22,
     "deliver": 24,
@@ -131,7 +147,9 @@ def step(network: Network, rng: random.Random) -> None:
     (what,) = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
     size = rng.choice([0, 5, 10, 11, 30, LIMIT - 4, LIMIT + 30])
     if what == "request" and network.may_request:
-        network.request(rng.randrange(6), size, is_stream=rng.random() < 0.5)
+        network.request(
+            rng.randrange(6), size, is_stream=rng.random() < 0.5, inputs=rng.choice([0, 1, 2])
+        )
     elif what == "answer" and network.running:
         call_id = rng.choice(list(network.running))
         is_stream = network.running[call_id].is_stream
@@ -143,6 +161,11 @@ def step(network: Network, rng: random.Random) -> None:
         network.cancel(rng.choice(network.open_calls))
     elif what == "grant" and network.consuming_calls:
         network.grant(rng.choice(network.consuming_calls), 1, size)
+    elif what == "say" and network.speaking:
+        network.say(*rng.choice(network.speaking), rng.choice(SAYS), size)
+    elif what == "grant_input" and network.listening:
+        is_closed = rng.random() < 0.1
+        network.grant_input(*rng.choice(network.listening), rng.randrange(4), size, is_closed)
     elif what == "fill":
         network.is_full = not network.is_full
     elif what == "write":

@@ -12,6 +12,7 @@ from typing import Any
 from serve_grpc._generated.replica_pb2 import CallerBatch, ReplicaBatch, Reply
 from serve_grpc.payload import is_stored, joined
 from serve_grpc.protocol.caller import CallerSession, CallEventKind, HandshakeRefused
+from serve_grpc.protocol.envelope import InputPlace
 from serve_grpc.protocol.handshake import SessionState
 from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.protocol.wire import MAX_UNFINISHED_PAYLOADS, WireError, decode_batch
@@ -37,7 +38,7 @@ def pair(*, is_open: bool = True) -> tuple[CallerSession[Any], ReplicaSession]:
     """Both machines; open, and with a few calls on their way, or fresh. They share memory, and
     payloads over the limit are taken from a store."""
     limits: dict[str, Any] = {"max_message_bytes": LIMIT, "takes_stored": True}
-    caller, replica = new_caller(**limits), new_replica(**limits)
+    caller, replica = new_caller(**limits), new_replica(input_credit=(2, 150), **limits)
     for machine in (caller, replica):
         memory = TableMemory()
         for _ in range(SEGMENTS):
@@ -48,7 +49,8 @@ def pair(*, is_open: bool = True) -> tuple[CallerSession[Any], ReplicaSession]:
         for number in range(CALLS):
             envelope = STREAM if number % 2 else UNARY
             credit = {"credit_items": 3, "credit_bytes": 150} if number % 2 else {}
-            caller.request(number, fields(b"x" * 20 * number, envelope, **credit))
+            inputs = (InputPlace(0, ""),) * number
+            caller.request(number, fields(b"x" * 20 * number, envelope, inputs=inputs, **credit))
         replica.receive(caller.outbox.take())
         replica.reply(2, Reply.ITEM, b"y" * 30)
     return caller, replica
@@ -78,6 +80,9 @@ def check_replica(replica: ReplicaSession, heard: Any) -> None:
             if not is_stored(inbound.payload):
                 assert len(inbound.payload) <= LIMIT
             replica.reply(inbound.id, Reply.RESULT, joined(inbound.payload))
+        for item in heard.inputs:
+            assert len(item.payload) <= LIMIT
+            replica.grant_input(item.call_id, item.number, 1, len(item.payload))
         for _, items, bytes_ in heard.credits:
             assert items >= 0
             assert bytes_ >= 0

@@ -52,13 +52,17 @@ def shake_hands(caller: CallerSession[Any], replica: ReplicaSession) -> None:
         caller.receive(replica.outbox.take())
 
 
-def open_pair(limit: int = LIMIT) -> tuple[CallerSession[Any], ReplicaSession]:
+def open_pair(
+    limit: int = LIMIT, input_credit: tuple[int, int] | None = None
+) -> tuple[CallerSession[Any], ReplicaSession]:
     """A caller and a replica after the handshake.
 
     Args:
         limit: Largest payload, in bytes, for both.
+        input_credit: First credit of each stream that is an argument; None to take none.
     """
-    caller, replica = new_caller(max_message_bytes=limit), new_replica(max_message_bytes=limit)
+    caller = new_caller(max_message_bytes=limit)
+    replica = new_replica(max_message_bytes=limit, input_credit=input_credit)
     shake_hands(caller, replica)
     return caller, replica
 

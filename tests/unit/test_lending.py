@@ -187,7 +187,7 @@ def test_what_comes_while_the_actor_is_asked_goes_together(replica: Replica) -> 
 def test_refs_reach_the_payload_that_names_them(replica: Replica) -> None:
     async def main() -> list[Any]:
         lender = Lender(FACTS)
-        replica.session.lent.update({1: ("one",), 2: ("two",), 3: ("late",)})
+        replica.session.replies.lent.update({1: ("one",), 2: ("two",), 3: ("late",)})
         payloads = [with_refs(b"", ()), with_refs(b"", ())]
         lender.borrow(EPOCH, [(2, payloads[0]), (1, payloads[1]), (3, None)])
         assert all(type(p.refs) is Borrowed and not p.refs.fetched.done() for p in payloads)
@@ -196,14 +196,14 @@ def test_refs_reach_the_payload_that_names_them(replica: Replica) -> None:
         return [list(p.refs) for p in payloads]
 
     assert asyncio.run(main()) == [["two"], ["one"]]
-    assert replica.session.lent == {}
+    assert replica.session.replies.lent == {}
     assert replica.desk.hand_over(EPOCH, 1) == ()
 
 
 def test_who_gives_up_waiting_for_refs_takes_them_from_nobody(replica: Replica) -> None:
     async def main() -> None:
         lender = Lender(FACTS)
-        replica.session.lent.update({1: ("one",), 2: ("two",)})
+        replica.session.replies.lent.update({1: ("one",), 2: ("two",)})
         payloads = [with_refs(b"", ()), with_refs(b"", ())]
         lender.borrow(EPOCH, [(1, payloads[0]), (2, payloads[1])])
         waiting = asyncio.ensure_future(asyncio.wrap_future(payloads[0].refs.fetched))
@@ -220,9 +220,9 @@ def test_who_gives_up_waiting_for_refs_takes_them_from_nobody(replica: Replica) 
 
 
 def test_refs_of_another_session_are_not_touched(replica: Replica) -> None:
-    replica.session.lent[1] = ("one",)
+    replica.session.replies.lent[1] = ("one",)
     assert replica.desk.hand_over(EPOCH + 1, 1) == ()
-    assert replica.session.lent == {1: ("one",)}
+    assert replica.session.replies.lent == {1: ("one",)}
 
 
 # ------------------------------------------------------------ replicas that do not answer
@@ -255,7 +255,7 @@ def test_replica_that_is_gone_ends_it_all(replica: Replica) -> None:
 def test_replica_that_is_away_for_a_moment_is_asked_again(replica: Replica) -> None:
     async def main() -> None:
         lender = Lender(FACTS)
-        replica.session.lent[1] = ("one",)
+        replica.session.replies.lent[1] = ("one",)
         replica.raises = [ActorUnavailableError("away", None)] * 2
         payload = work(lender)
         await idle(lender)
@@ -285,8 +285,8 @@ def test_what_is_asked_of_a_replica_that_this_process_is_not_has_no_answer() -> 
 
 
 def test_refs_wait_for_their_caller_for_a_while_after_the_session(replica: Replica) -> None:
-    replica.session.lent[1] = ("one",)
-    replica.session.lent[2] = ("two",)
+    replica.session.replies.lent[1] = ("one",)
+    replica.session.replies.lent[2] = ("two",)
     replica.desk.close(replica.session)
     assert replica.desk.hand_over(EPOCH, 1) == ("one",)
     assert replica.clock.advance() == [KEPT_S]
@@ -311,7 +311,7 @@ def test_refs_for_a_caller_that_cannot_fetch_them_stay(replica: Replica) -> None
     caller = new_caller()
     caller.outbox.batch.hello.ClearField("features")
     shake_hands(caller, old)
-    old.lent[1] = ("one",)
+    old.replies.lent[1] = ("one",)
     replica.desk.open(old, ())
     replica.desk.close(old)
     replica.clock.advance()

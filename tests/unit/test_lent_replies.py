@@ -31,7 +31,7 @@ def test_result_s_refs_are_held_and_told(payload: Segments) -> None:
     heard = drain_into(replica.outbox, caller.receive)
     ((number, told),) = [lent for received in heard for lent in received.lent]
     (event,) = [event for received in heard for event in received.events]
-    assert replica.lent == {number: REFS}
+    assert replica.replies.lent == {number: REFS}
     assert event.payload is told
     assert joined(event.payload) == joined(payload)
 
@@ -46,7 +46,7 @@ def test_each_item_has_a_number_of_its_own() -> None:
     lent = [lent for received in heard for lent in received.lent]
     items = [event.payload for received in heard for event in received.events]
     assert [payload for _, payload in lent] == items[:2]
-    assert [replica.lent[number] for number, _ in lent] == [REFS, ("third",)]
+    assert [replica.replies.lent[number] for number, _ in lent] == [REFS, ("third",)]
 
 
 @pytest.mark.parametrize("text", ["short", "long" * wire.INLINE_BYTES], ids=["small", "large"])
@@ -58,14 +58,14 @@ def test_exception_s_refs_are_held_and_told(text: str) -> None:
     (event,) = [event for received in heard for event in received.events]
     assert (event.kind, event.error.message) == (CallEventKind.ERROR, text)
     assert event.payload is payload
-    assert replica.lent == {number: REFS}
+    assert replica.replies.lent == {number: REFS}
 
 
 def test_exception_that_is_cut_short_holds_no_refs() -> None:
     caller, replica = open_pair(limit=100_000)
     replica.fail(asked(caller, replica), Error(pickled=b"x" * 200_000), REFS)
     assert not any(received.lent for received in drain_into(replica.outbox, caller.receive))
-    assert replica.lent == {}
+    assert replica.replies.lent == {}
 
 
 def test_reply_that_crosses_a_cancel_is_told_without_a_payload() -> None:
@@ -85,7 +85,7 @@ def test_reply_after_the_cancel_holds_nothing(payload: Segments) -> None:
     replica.receive(caller.outbox.take())
     replica.reply(call_id, Reply.RESULT, payload)
     replica.fail(call_id, Error(), REFS)
-    assert (replica.lent, bool(replica.outbox)) == ({}, False)
+    assert (replica.replies.lent, bool(replica.outbox)) == ({}, False)
 
 
 def test_large_item_that_a_cancel_stops_on_its_way_holds_nothing() -> None:
@@ -96,7 +96,7 @@ def test_large_item_that_a_cancel_stops_on_its_way_holds_nothing() -> None:
     caller.cancel(call_id)
     replica.receive(caller.outbox.take())
     assert drain_into(replica.outbox, caller.receive) == []
-    assert replica.lent == {}
+    assert replica.replies.lent == {}
 
 
 def test_large_result_that_crosses_a_cancel_is_told_in_the_end() -> None:
@@ -104,12 +104,12 @@ def test_large_result_that_crosses_a_cancel_is_told_in_the_end() -> None:
     call_id = asked(caller, replica)
     replica.reply(call_id, Reply.RESULT, with_refs(b"x" * (3 * wire.FRAGMENT_BYTES), REFS))
     caller.receive(replica.outbox.take())
-    assert replica.lent == {}
+    assert replica.replies.lent == {}
     caller.cancel(call_id)
     replica.receive(caller.outbox.take())
     heard = drain_into(replica.outbox, caller.receive)
     assert [lent for received in heard for lent in received.lent] == [(1, None)]
-    assert replica.lent == {1: REFS}
+    assert replica.replies.lent == {1: REFS}
 
 
 def test_reply_after_the_end_of_the_session_holds_nothing() -> None:
@@ -117,7 +117,7 @@ def test_reply_after_the_end_of_the_session_holds_nothing() -> None:
     call_id = asked(caller, replica)
     replica.close()
     replica.reply(call_id, Reply.RESULT, SMALL)
-    assert replica.lent == {}
+    assert replica.replies.lent == {}
 
 
 def test_reply_over_the_caller_s_limit_is_told_without_a_payload() -> None:
@@ -141,7 +141,7 @@ def test_caller_that_knows_nothing_of_it_is_not_told() -> None:
     replica.reply(asked(caller, replica), Reply.RESULT, SMALL)
     (reply,) = ReplicaBatch.FromString(replica.outbox.take()).replies
     assert reply.lent == 0
-    assert replica.lent == {1: REFS}
+    assert replica.replies.lent == {1: REFS}
 
 
 def test_payload_without_refs_has_none() -> None:
