@@ -7,6 +7,7 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     handle.py         DeploymentHandle, wrap
     pinning.py        what `handle.pin()` gives: calls that all go to one replica
     response.py       DeploymentResponse, DeploymentResponseGenerator
+    request_stream.py RequestStream, what a handler gets for a stream among its arguments
     statistics.py     HandleStatistics, what `handle_statistics(handle)` gives
     metrics.py        our own metrics, told to Ray once a second
     errors.py         the tree of errors
@@ -41,6 +42,7 @@ from serve_grpc.deployment import (  # noqa: E402
     run,
 )
 from serve_grpc.handle import DeploymentHandle, wrap  # noqa: E402
+from serve_grpc.request_stream import RequestStream  # noqa: E402
 from serve_grpc.response import DeploymentResponse, DeploymentResponseGenerator  # noqa: E402
 from serve_grpc.serialization import register_serializer  # noqa: E402
 from serve_grpc.statistics import (  # noqa: E402
@@ -57,6 +59,7 @@ __all__ = [
     "DeploymentResponseGenerator",
     "HandleStatistics",
     "ReplicaStatistics",
+    "RequestStream",
     "__version__",
     "deployment",
     "enable",

@@ -7,6 +7,7 @@
     ├── ReplicaDiedError            (RayActorError)  the replica was lost with the call on it
     ├── ReplicaUnavailableError     (Serve's own)    the one replica of a bound call takes none
     ├── DeadlineExceededError       (TimeoutError)   `timeout_s` passed
+    ├── RequestStreamError                           a stream among a handler's arguments failed
     └── ReplicaError                                 the replica could not handle the call
 
 Ray Serve's own `BackPressureError`, `RequestCancelledError` and `DeploymentUnavailableError` keep
@@ -29,6 +30,7 @@ __all__ = [
     "ReplicaDiedError",
     "ReplicaError",
     "ReplicaUnavailableError",
+    "RequestStreamError",
     "SerializationError",
     "ServeGrpcError",
 ]
@@ -185,6 +187,32 @@ class ReplicaUnavailableError(ServeGrpcError, ServesReplicaUnavailableError):
 
 class DeadlineExceededError(ServeGrpcError, TimeoutError):
     """`timeout_s` passed before the call ended."""
+
+
+class RequestStreamError(ServeGrpcError):
+    """A stream that a handler has as an argument failed at the caller, before its end.
+
+    Attributes:
+        cause: What the caller's generator raised; also `__cause__`. If it could not be sent, an
+            error that tells of it. `asyncio.CancelledError` if the generator was cancelled.
+    """
+
+    def __init__(
+        self, message: str, *, cause: BaseException, request_id: str = "", replica_id: str = ""
+    ) -> None:
+        super().__init__(
+            message, request_id=request_id, replica_id=replica_id, may_have_executed=True
+        )
+        self.cause = self.__cause__ = cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_with_cause, (type(self), self.__dict__.copy())
+
+
+def _rebuild_with_cause(kind: type[ServeGrpcError], fields: dict[str, Any]) -> ServeGrpcError:
+    error = _rebuild(kind, fields)
+    error.__cause__ = fields["cause"]
+    return error
 
 
 class ReplicaError(ServeGrpcError):

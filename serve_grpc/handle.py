@@ -24,14 +24,24 @@ from serve_grpc._serve.handles import (
 from serve_grpc._serve.request_routers import mark
 from serve_grpc._serve.requests import inside_ray_client_context
 from serve_grpc.allow_list import check_call
-from serve_grpc.arguments import Pickled, needs_resolving, resolve_all
+from serve_grpc.arguments import (
+    OPT_IN,
+    Pickled,
+    needs_resolving,
+    refuse_streams,
+    resolve_all,
+    with_inputs,
+)
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.delivery import Delivery
+from serve_grpc.caller.inputs import taken_out
 from serve_grpc.caller.making import CallMaker
+from serve_grpc.caller.misplaced import check_streams
 from serve_grpc.caller.registry import UNREACHABLE, HandleFamily, known_router, router_of
 from serve_grpc.caller.router import Router
 from serve_grpc.config import LOGGER_NAME, settings
 from serve_grpc.deadlines import deadline_after
+from serve_grpc.errors import ServeGrpcError
 from serve_grpc.handle_options import check_options, described
 from serve_grpc.pinning import Binding, Pin, check_by_value
 from serve_grpc.response import (
@@ -195,8 +205,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
 
         Raises:
             RuntimeError, ServeGrpcError: As of `Binding.check_call`, if it is bound to a replica.
+            TypeError, ServeGrpcError: A stream cannot be an argument of this call, as they say.
         """
         if self.handle_options._by_reference:
+            refuse_streams(args, kwargs)
             if self._timeout_s is not None or self._idempotent:
                 self._say_once("`timeout_s` and `idempotent` have no effect by reference")
             return self._call_over_serve(args, kwargs)
@@ -206,8 +218,14 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         deadline_s = deadline_after(self._timeout_s)
         if router is None:
             return self._fall_back(router, args, kwargs)
-        delivery = self._maker.new_delivery(router, deadline_s)
         feed = router.feed if self._binding is None else router.line.bound.feed
+        inputs = None
+        if is_waiting := needs_resolving(args, kwargs):
+            args, kwargs, inputs = with_inputs(router, args, kwargs, self._maker.request_serializer)
+            is_waiting = inputs is None or needs_resolving(args, kwargs)
+        elif feed.is_serve_routed:
+            check_streams(args, kwargs)
+        delivery = self._maker.new_delivery(router, deadline_s, inputs)
         call = delivery.call
         has_list = feed.serializers is not None or settings.serializers is not None
         if has_list and self._maker.is_refused(delivery, feed.serializers):
@@ -216,10 +234,11 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
             # It may be made later, on the router's loop; Serve asks there for the request that the
             # call belongs to (`get_request_metadata` in `ray/serve/_private/default_impl.py`).
             in_context = contextvars.copy_context().run
-            delivery.make_serve_call = functools.partial(
-                in_context, self._fall_back, router, args, kwargs
-            )
-        if feed.is_serve_routed or needs_resolving(args, kwargs):
+            make = functools.partial(in_context, self._fall_back, router, args, kwargs)
+            delivery.make_serve_call = make
+        if inputs is not None:
+            args, kwargs, _ = taken_out(args, kwargs, self._maker.request_serializer.name)
+        if feed.is_serve_routed or is_waiting:
             # Serve's own router resolves them itself, if it is still the one that assigns the call.
             arguments = functools.partial(self._resolve, router, delivery, args, kwargs)
             router.mailbox.run(router.submit, delivery, arguments)
@@ -254,12 +273,17 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         self, selection: serve_handle.ReplicaSelection, *args: Any, **kwargs: Any
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
         """As Serve's: call the replica that `choose_replica` of this deployment's handle gave."""
+        if self.handle_options._by_reference:
+            refuse_streams(args, kwargs)
+        elif needs_resolving(args, kwargs) and (router := self._data_router or self._find_router()):
+            args, kwargs, _ = with_inputs(router, args, kwargs, self._maker.request_serializer)
         return self._serve_response(*self._dispatch(selection, args, kwargs))
 
     def broadcast(
         self, method_name: str, *args: Any, **kwargs: Any
     ) -> serve_handle.DeploymentBroadcastResponse:
         """As Serve's: call a method of every replica, full or not."""
+        refuse_streams(args, kwargs, "it is read once, and a broadcast is many calls")
         if self.handle_options._by_reference or self._find_router() is None:
             return super().broadcast(method_name, *args, **kwargs)
         handle = self.options(method_name=method_name, stream=False)
@@ -316,6 +340,7 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
     ) -> DeploymentResponse[Any] | DeploymentResponseGenerator[Any]:
         reason = router.feed.fallback_reason if router is not None else UNREACHABLE
         if reason is not None:  # else only the choice of the replica is Serve's
+            refuse_streams(args, kwargs, f"the deployment {reason}{OPT_IN}", ServeGrpcError)
             self._say_once(f"calls by value use Ray Serve's own transport, because it {reason}")
         return self._call_over_serve(args, kwargs)
 

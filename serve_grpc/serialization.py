@@ -70,7 +70,7 @@ class Serializer:
             value = args, kwargs
             return self.dumps(value) if memory is None else self._dumps_into(value, memory)
         # Values and pickles run their classes' code: whatever it raises, SystemExit too, is the
-        # error of this call (`foreign`). So in the three methods below.
+        # error of this call (`foreign`). So in the methods below.
         except BaseException as error:
             raise self._error("request", "serialize", (*args, *kwargs.values()), error) from error
 
@@ -113,6 +113,20 @@ class Serializer:
             return self._loads(payload)
         except BaseException as error:
             raise self._error("response", "deserialize", (), error) from error
+
+    def dump_item(self, value: Any, memory: Memory | None = None) -> Payload:
+        """Serialize an item of a stream that is an argument; as `dump_response`."""
+        try:
+            return self.dumps(value) if memory is None else self._dumps_into(value, memory)
+        except BaseException as error:
+            raise self._error("request", "serialize", (value,), error) from error
+
+    def load_item(self, payload: Payload) -> Any:
+        """The reverse of `dump_item`; as `load_response`."""
+        try:
+            return self._loads(payload)
+        except BaseException as error:
+            raise self._error("request", "deserialize", (), error) from error
 
     def _dumps_into(self, value: Any, memory: Memory) -> Payload:
         if self.writes_into is not None:

@@ -29,6 +29,7 @@ THROUGH: dict[str, tuple[str, ...]] = {
     "caller/line.py": ("tests/property/test_router.py",),
     "caller/raising.py": ("tests/unit/test_call.py", "tests/unit/test_user_exceptions.py"),
     "caller/refusal.py": ("tests/unit/test_oversize.py", "tests/unit/test_delivery.py"),
+    "caller/registry.py": ("tests/unit/test_opt_in.py",),
     "caller/waiters.py": ("tests/unit/test_call_waiters.py",),
     "carriers/caller_pump.py": ("tests/unit/test_pumps.py",),
     "carriers/grpc/enums.py": ("tests/unit/test_call_context.py",),
@@ -42,7 +43,6 @@ THROUGH: dict[str, tuple[str, ...]] = {
     ),
     "foreign.py": ("tests/unit/test_user_exceptions.py", "tests/unit/test_handing_out.py"),
     "protocol/caller_handshake.py": ("tests/unit/test_session_handshake.py",),
-    "protocol/envelope.py": ("tests/unit/test_caller_session.py",),
     "protocol/received.py": ("tests/unit/test_caller_session.py",),
     "protocol/sent_replies.py": ("tests/unit/test_replica_session.py",),
     "protocol/sent_requests.py": ("tests/unit/test_caller_session.py",),
@@ -57,6 +57,7 @@ THROUGH: dict[str, tuple[str, ...]] = {
         "tests/unit/test_passing_on.py",
         "tests/unit/test_untouched.py",
     ),
+    "streams/waiters.py": ("tests/unit/test_inbox.py", "tests/unit/test_call_waiters.py"),
 }
 """Modules that no test imports, and tests without Ray that run their code all the same."""
 

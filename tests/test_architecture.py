@@ -130,13 +130,15 @@ ARROWS = (
     ("states",),
     ("protocol",),
     ("mailbox", "routing"),
-    ("entrance", "streams"),
+    ("entrance",),
     ("carriers",),
     ("carriers.grpc", "carriers.local"),
     ("metrics",),
     ("_serve",),
     ("serialization", "storing"),
     ("allow_list",),
+    ("streams",),
+    ("request_stream",),
     ("caller", "replica"),
     ("handle_options", "response"),
     ("arguments", "pinning"),
@@ -160,18 +162,18 @@ class Sizes:
 SIZES = {
     "_serve": Sizes(function=54),  # one keyword for each field of Serve's records
     "caller": Sizes(methods=33),
-    "carriers": Sizes(file=250, function=40, methods=15, fields=12),
+    "carriers": Sizes(file=250, function=40, methods=15, fields=13),
     "carriers.grpc": Sizes(file=250, methods=15, fields=10),
     "carriers.local": Sizes(file=250, function=40, methods=15, fields=14),
     "config": Sizes(function=48),  # one keyword for each setting
     "entrance": Sizes(file=150, function=25, methods=10, fields=10),
-    "handle": Sizes(function=70),  # `options` has one keyword for each option of Serve
-    "protocol": Sizes(function=40, fields=13),
-    "replica": Sizes(file=300, function=50, fields=25),  # what a request says, in an `Invocation`
+    "handle": Sizes(function=75),  # `options` has one keyword for each option of Serve
+    "protocol": Sizes(function=42, fields=15),
+    "replica": Sizes(file=300, function=50, fields=26),  # what a request says, in an `Invocation`
     # What is published of a replica, in `ReplicaFacts`.
-    "routing": Sizes(file=200, function=20, methods=12, fields=11),
+    "routing": Sizes(file=200, function=20, methods=12, fields=12),
     "shared_memory": Sizes(file=370, function=40, methods=16, fields=16),
-    "streams": Sizes(file=150, function=20, methods=10, fields=10),
+    "streams": Sizes(file=180, function=20, methods=16, fields=10),
 }
 
 # Imports inside a function, which may close a circle or wait for a reason of their own.

@@ -31,6 +31,23 @@ class CallReply(_message.Message):
     payload: bytes
     def __init__(self, payload: _Optional[bytes] = ...) -> None: ...
 
+class CallPart(_message.Message):
+    __slots__ = ("start", "item", "end")
+    class Start(_message.Message):
+        __slots__ = ("request", "input")
+        REQUEST_FIELD_NUMBER: _ClassVar[int]
+        INPUT_FIELD_NUMBER: _ClassVar[int]
+        request: CallRequest
+        input: Input
+        def __init__(self, request: _Optional[_Union[CallRequest, _Mapping]] = ..., input: _Optional[_Union[Input, _Mapping]] = ...) -> None: ...
+    START_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: CallPart.Start
+    item: bytes
+    end: bool
+    def __init__(self, start: _Optional[_Union[CallPart.Start, _Mapping]] = ..., item: _Optional[bytes] = ..., end: bool = ...) -> None: ...
+
 class CallerBatch(_message.Message):
     __slots__ = ("hello", "proof", "templates", "fragments", "requests", "credits", "cancels", "ping", "input_items")
     HELLO_FIELD_NUMBER: _ClassVar[int]
@@ -78,7 +95,7 @@ class Proof(_message.Message):
     def __init__(self, mac: _Optional[bytes] = ...) -> None: ...
 
 class Template(_message.Message):
-    __slots__ = ("number", "method", "request_serializer", "response_serializer", "stream", "route", "app_name")
+    __slots__ = ("number", "method", "request_serializer", "response_serializer", "stream", "route", "app_name", "has_inputs")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     REQUEST_SERIALIZER_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +103,7 @@ class Template(_message.Message):
     STREAM_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     APP_NAME_FIELD_NUMBER: _ClassVar[int]
+    HAS_INPUTS_FIELD_NUMBER: _ClassVar[int]
     number: int
     method: str
     request_serializer: str
@@ -93,7 +111,8 @@ class Template(_message.Message):
     stream: bool
     route: str
     app_name: str
-    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request_serializer: _Optional[str] = ..., response_serializer: _Optional[str] = ..., stream: bool = ..., route: _Optional[str] = ..., app_name: _Optional[str] = ...) -> None: ...
+    has_inputs: bool
+    def __init__(self, number: _Optional[int] = ..., method: _Optional[str] = ..., request_serializer: _Optional[str] = ..., response_serializer: _Optional[str] = ..., stream: bool = ..., route: _Optional[str] = ..., app_name: _Optional[str] = ..., has_inputs: bool = ...) -> None: ...
 
 class Request(_message.Message):
     __slots__ = ("id", "template", "request_id", "payload", "timeout_ms", "multiplexed_model_id", "session_id", "credit_items", "credit_bytes", "client", "reserved_slot", "context", "stored", "inputs")

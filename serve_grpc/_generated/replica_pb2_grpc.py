@@ -44,6 +44,16 @@ class ReplicaStub(object):
                 request_serializer=serve__grpc_dot_v1_dot_replica__pb2.CallRequest.SerializeToString,
                 response_deserializer=serve__grpc_dot_v1_dot_replica__pb2.CallReply.FromString,
                 _registered_method=True)
+        self.CallUpload = channel.stream_unary(
+                '/serve_grpc.v1.Replica/CallUpload',
+                request_serializer=serve__grpc_dot_v1_dot_replica__pb2.CallPart.SerializeToString,
+                response_deserializer=serve__grpc_dot_v1_dot_replica__pb2.CallReply.FromString,
+                _registered_method=True)
+        self.CallExchange = channel.stream_stream(
+                '/serve_grpc.v1.Replica/CallExchange',
+                request_serializer=serve__grpc_dot_v1_dot_replica__pb2.CallPart.SerializeToString,
+                response_deserializer=serve__grpc_dot_v1_dot_replica__pb2.CallReply.FromString,
+                _registered_method=True)
         self.Session = channel.stream_stream(
                 '/serve_grpc.v1.Replica/Session',
                 request_serializer=serve__grpc_dot_v1_dot_replica__pb2.CallerBatch.SerializeToString,
@@ -69,6 +79,19 @@ class ReplicaServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CallUpload(self, request_iterator, context):
+        """The same two with a stream among the arguments; see `CallPart`. The proof covers the first one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CallExchange(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Session(self, request_iterator, context):
         """Many requests at once. The handshake takes the first two messages of each side:
         caller: hello      replica: challenge (or refusal)
@@ -90,6 +113,16 @@ def add_ReplicaServicer_to_server(servicer, server):
             'CallStream': grpc.unary_stream_rpc_method_handler(
                     servicer.CallStream,
                     request_deserializer=serve__grpc_dot_v1_dot_replica__pb2.CallRequest.FromString,
+                    response_serializer=serve__grpc_dot_v1_dot_replica__pb2.CallReply.SerializeToString,
+            ),
+            'CallUpload': grpc.stream_unary_rpc_method_handler(
+                    servicer.CallUpload,
+                    request_deserializer=serve__grpc_dot_v1_dot_replica__pb2.CallPart.FromString,
+                    response_serializer=serve__grpc_dot_v1_dot_replica__pb2.CallReply.SerializeToString,
+            ),
+            'CallExchange': grpc.stream_stream_rpc_method_handler(
+                    servicer.CallExchange,
+                    request_deserializer=serve__grpc_dot_v1_dot_replica__pb2.CallPart.FromString,
                     response_serializer=serve__grpc_dot_v1_dot_replica__pb2.CallReply.SerializeToString,
             ),
             'Session': grpc.stream_stream_rpc_method_handler(
@@ -151,6 +184,60 @@ class Replica(object):
             target,
             '/serve_grpc.v1.Replica/CallStream',
             serve__grpc_dot_v1_dot_replica__pb2.CallRequest.SerializeToString,
+            serve__grpc_dot_v1_dot_replica__pb2.CallReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CallUpload(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/serve_grpc.v1.Replica/CallUpload',
+            serve__grpc_dot_v1_dot_replica__pb2.CallPart.SerializeToString,
+            serve__grpc_dot_v1_dot_replica__pb2.CallReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CallExchange(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/serve_grpc.v1.Replica/CallExchange',
+            serve__grpc_dot_v1_dot_replica__pb2.CallPart.SerializeToString,
             serve__grpc_dot_v1_dot_replica__pb2.CallReply.FromString,
             options,
             channel_credentials,

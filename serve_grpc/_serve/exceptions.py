@@ -113,6 +113,10 @@ class RemoteException:
     def __repr__(self) -> str:
         return f"<RemoteException {self._message.type_name}>"
 
+    def as_told(self) -> tuple[Error, Sequence[Any]]:
+        """The message as it came, and what it names: for who passes it on unopened."""
+        return self._message, self._refs
+
     def load(self) -> RayTaskError:
         """What the caller raises for it, a new one each time.
 

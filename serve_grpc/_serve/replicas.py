@@ -21,7 +21,7 @@ from ray.serve._private.constants import SERVE_LOGGER_NAME
 from serve_grpc._serve.access_log import AccessLog
 from serve_grpc._serve.request_metrics import RequestMetrics
 
-__all__ = ["ReplicaAdapter", "UserMethod", "current_replica"]
+__all__ = ["ReplicaAdapter", "UserMethod", "current_replica", "refuse_inputs_of_batches"]
 
 logger = logging.getLogger(SERVE_LOGGER_NAME)
 
@@ -41,6 +41,22 @@ class UserMethod:
     function: Callable[..., Any]
     is_coroutine: bool
     in_thread: bool
+
+
+def refuse_inputs_of_batches(method: UserMethod) -> None:
+    """Check that a method takes streams as arguments.
+
+    Raises:
+        TypeError: It is a `@serve.batch` method. Its code serves many requests in one call, which
+            lasts longer than each of them: no request's stream could tell when it is over.
+    """
+    # What `batch` of `ray/serve/batching.py` (Ray 2.60) hangs on the functions that it makes.
+    if hasattr(method.function, "set_max_batch_size"):
+        raise TypeError(
+            f"Method '{method.name}' is a @serve.batch method, and takes no stream as an argument. "
+            "Call a method that is none: it can read the stream, and await the batched method for "
+            "each item."
+        )
 
 
 def current_replica() -> ReplicaAdapter:

@@ -25,7 +25,6 @@ from ray.serve._private.router import (
     SharedRouterLongPollClient,
     SingletonThreadRouter,
 )
-from ray.serve._private.utils import GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from serve_grpc._serve.request_routers import Send, carry_requests
@@ -36,7 +35,6 @@ from serve_grpc.routing.retry import Backoff
 
 __all__ = [
     "ENDPOINT_KEY",
-    "GENERATOR_COMPOSITION_NOT_SUPPORTED_ERROR",
     "Endpoint",
     "ReplicaSet",
     "RouterAdapter",
@@ -64,6 +62,7 @@ class Endpoint:
     def as_metadata(self) -> dict[str, Any]:
         """The entry in the replica's metadata."""
         entry: dict[str, Any] = {"address": self.address, "actor_id": self.actor_id}
+        entry["inputs"] = True  # a version that takes none says nothing
         if self.serializers is not None:
             entry["serializers"] = sorted(self.serializers)
         if self.local_path:
@@ -82,6 +81,11 @@ class ReplicaSet:
         """Those that every reachable replica takes; None for all."""
         lists = [f.serializers for f in self.reachable if f.serializers is not None]
         return frozenset.intersection(*lists) if lists else None
+
+    @property
+    def takes_inputs(self) -> bool:
+        """Whether arguments may be streams, whichever reachable replica gets the call."""
+        return all(facts.takes_inputs for facts in self.reachable)
 
     @property
     def reachable(self) -> tuple[ReplicaFacts, ...]:
@@ -367,6 +371,7 @@ def _facts(info: Any) -> ReplicaFacts:
         max_ongoing_requests=info.max_ongoing_requests,
         serializers=None if serializers is None else frozenset(serializers),
         local_path=_local_path(endpoint.get("local_path")),
+        takes_inputs=endpoint.get("inputs") is True,
     )
 
 

@@ -2,11 +2,19 @@
 
 A call, and its way:
     call.py        what was asked, what came back and who waits for it (any thread)
-    waiters.py     tasks and threads that wait for a call
     delivery.py    the way of one call to a replica and back; ends once, in `Delivery.end`
     outcomes.py    what ended a call, as data
     raising.py     the exception that a consumer makes of it
+    choosing.py    what a delivery asks of who chose its replica, or has it meanwhile
     lending.py     ObjectRefs that calls lend and borrow
+
+Streams among its arguments:
+    inputs.py      those of one call, from where items are made to the session that has the call
+    input_way.py   that session, as they see it
+    sources.py     the caller's generators, each run where it belongs (their loops and threads)
+    item_writer.py what they yield and raise, as an input has to say it
+    relays.py      responses, and the caller's own inputs, that are handed on
+    misplaced.py   streams inside of other arguments, where none can be
 
 Making a call (the thread of `remote()`):
     making.py      the calls of one handle

@@ -21,6 +21,7 @@ from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.events import note
+from serve_grpc.caller.inputs import inputs_among, taken_out
 from serve_grpc.caller.outcomes import GivenUp, Lost, Outcome, UserException
 from serve_grpc.caller.raising import exception_of
 from serve_grpc.caller.replicas import Replicas
@@ -241,7 +242,10 @@ class AssignedCalls:
         try:
             connection.check_serializers(envelope)
             serializer = get_serializer(envelope.request_serializer)
-            fields.payload = serializer.dump_request(request.args, request.kwargs)
+            args, kwargs, inputs = taken_out(request.args, request.kwargs, serializer.name)
+            if inputs is not None:
+                fields.inputs = inputs.places
+            fields.payload = serializer.dump_request(args, kwargs)
             size, limit = len(fields.payload), self._settings.max_message_bytes
             if size > limit and not self._settings.stores_oversize:
                 raise MessageTooLargeError(size, limit, "request")
@@ -253,7 +257,7 @@ class AssignedCalls:
 
     def deliver(self, assigned: _Assigned, request: AssignedRequest) -> Delivery:
         """The way of one of them."""
-        return Delivery(
+        delivery = Delivery(
             assigned.call,
             assigned,
             deadline_s=request.deadline_s,
@@ -261,6 +265,10 @@ class AssignedCalls:
             # One that may be refused is a try of `remote()`, which is counted as a whole.
             ended=None if request.may_be_refused else self._ended,
         )
+        if request.fields.inputs:
+            delivery.inputs = inputs_among(request.args, request.kwargs)
+            delivery.inputs.belong_to(delivery)  # unless it is a try of `remote()`
+        return delivery
 
     def send_waiting(self, connection: Connection) -> None:
         """Send those that wait for this replica, as far as it takes them."""

@@ -22,13 +22,13 @@ from typing import Any, NoReturn, Protocol
 from serve_grpc._serve.requests import add_child, remove_child
 from serve_grpc.caller.outcomes import Outcome, Result, UserException, Value
 from serve_grpc.caller.raising import exception_of
-from serve_grpc.caller.waiters import Waiter, wake
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.mailbox import Mailbox
 from serve_grpc.payload import ON_LOOP_BYTES, Payload
 from serve_grpc.pickling import copied_bytes
 from serve_grpc.protocol.caller import RequestFields
 from serve_grpc.protocol.flow import ConsumerWindow
+from serve_grpc.streams.waiters import Waiter, wake
 from serve_grpc.threads import in_thread
 
 __all__ = ["Call", "InTransit"]
@@ -293,7 +293,7 @@ class Call:
             raise
         finally:
             if not is_back:
-                self._took(payload)
+                self.took(payload)
 
     def _failure(self, outcome: Outcome) -> Generator[Any, None, BaseException]:
         # As Serve's (`DeploymentResponse.__await__`): RequestCancelledError is for a call that its
@@ -332,7 +332,7 @@ class Call:
         # Credit first: an item that cannot be loaded has been taken all the same, and the stream
         # would stand still without it.
         payload = self._items.popleft()
-        self._took(payload)
+        self.took(payload)
         return payload.value if type(payload) is Value else self.load(payload)
 
     def raise_end(self) -> NoReturn:
@@ -340,7 +340,8 @@ class Call:
         error = self.exception()
         raise StopIteration if error is None else error
 
-    def _took(self, payload: Any) -> None:
+    def took(self, payload: Any) -> None:
+        """Grant credit for an item that was taken."""
         delivery = self.delivery
         if self._window is not None and delivery is not None:
             # Not for each item: the window says when enough came together for one frame.
@@ -349,7 +350,7 @@ class Call:
                 self.mailbox.run(delivery.grant, *due)
 
     def pass_item(self) -> Any:
-        """The next item as it came, for who passes it on, and grants credit for it."""
+        """The next item as it came, for who passes it on, and calls `took` or grants credit."""
         return self._items.popleft()
 
     def load(self, payload: Any) -> Any:

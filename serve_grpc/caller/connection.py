@@ -21,6 +21,7 @@ import ray
 from serve_grpc.allow_list import AllowList, check_call, narrowed
 from serve_grpc.caller.dialling import Dialler
 from serve_grpc.caller.events import Carried, hand_out, hand_out_lost, note
+from serve_grpc.caller.input_way import InputWay, Sender
 from serve_grpc.caller.lending import Lender, Loan
 from serve_grpc.caller.session import Session
 from serve_grpc.caller.trouble import Penalty, Trouble
@@ -71,6 +72,7 @@ class Connection:
         trouble: Why there is no session.
         peer_max_message_bytes: Largest request that both sides allow; 0 until the replica told.
         takes_stored: Whether larger ones may go by Ray's object store.
+        takes_inputs: Whether arguments may be streams.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Connection:
         self.penalty = Penalty(peer, self._tell)
         self.trouble = Trouble(peer)
         self.peer_max_message_bytes = 0
-        self.takes_stored = False
+        self.takes_stored = self.takes_inputs = False
         self._settings = settings
         self._secrets = secrets
         self._is_secret_doubted = False
@@ -103,8 +105,8 @@ class Connection:
     def _become(self, state: PeerState) -> None:
         before = self.peer.state
         if self.peer.become(state) and is_debugged():
-            replica_id = self.peer.facts.replica_id
-            note("replica %s: from %s to %s", replica_id, before.value, state.value)
+            where = self.peer.facts.replica_id
+            note("replica %s: from %s to %s", where, before.value, state.value)
 
     # ------------------------------------------------------------ opening and closing
 
@@ -175,8 +177,7 @@ class Connection:
     async def aclose(self) -> None:
         """Close now; calls that still run are lost."""
         self.retire()
-        session = self._session
-        if session is not None:
+        if (session := self._session) is not None:
             session.cancel()
             await session.wait_closed()
 
@@ -242,10 +243,8 @@ class Connection:
     @property
     def takes_bytes(self) -> bool:
         """Whether what waits to be written leaves space for one more call."""
-        session = self._session
-        return session is not None and not session.machine.outbox.is_clogged(
-            MAX_QUEUED_REQUEST_BYTES
-        )
+        at = self._session
+        return at is not None and not at.machine.outbox.is_clogged(MAX_QUEUED_REQUEST_BYTES)
 
     @property
     def serializers(self) -> AllowList:
@@ -258,14 +257,9 @@ class Connection:
         Raises:
             SerializationError: As of `check_call`.
         """
-        facts = self.peer.facts
-        check_call(
-            envelope.request_serializer,
-            envelope.response_serializer,
-            process=self._settings.serializers,
-            deployment=facts.serializers,
-            name=facts.deployment,
-        )
+        facts, process = self.peer.facts, self._settings.serializers
+        names = envelope.request_serializer, envelope.response_serializer
+        check_call(*names, process=process, deployment=facts.serializers, name=facts.deployment)
 
     @property
     def max_message_bytes(self) -> int:
@@ -303,6 +297,11 @@ class Connection:
         # The only call has no company to wait for; where there are more, more are to be expected.
         session.kick(at_once=is_new and self.peer.in_flight == 1)
         return call_id
+
+    def inputs_of(self, sender: Sender, call_id: int) -> InputWay:
+        """The way of the inputs of a call that was just sent."""
+        assert self._session is not None
+        return InputWay(sender, call_id, self._session, self._lender, self._counters)
 
     def was_read(self, call_id: int) -> bool:
         """Whether the replica has read the request, and did not turn it away."""
@@ -360,6 +359,7 @@ class Connection:
             machine, ours = session.machine, self._settings.max_message_bytes
             self.peer_max_message_bytes = min(machine.peer_max_message_bytes, ours)
             self.takes_stored = machine.stores
+            self.takes_inputs = machine.input_credit is not None
             # Of an earlier session: the replica that turned a call away then may be idle by now.
             peer.blocked = False
         if received.draining:

@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.tracing import RouteSpan
 from serve_grpc.allow_list import takes_pickle
 from serve_grpc.caller.call import Call
+from serve_grpc.caller.choosing import Chooser, Stage
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.events import note
+from serve_grpc.caller.inputs import Inputs
 from serve_grpc.caller.lending import Loan
 from serve_grpc.caller.outcomes import (
     Cancelled,
     Expired,
+    GivenUp,
     Lost,
     Outcome,
     Result,
@@ -38,55 +41,10 @@ from serve_grpc.payload import Payload, Segments, is_stored
 from serve_grpc.protocol.caller import CallEventKind
 from serve_grpc.routing.peer import ReplicaFacts
 
-__all__ = ["Chooser", "Delivery", "Stage"]
+__all__ = ["Delivery"]
 
 # As plain integers: an enum's comparison runs in Python's slow lane, once for each reply.
 _RESULT, _ITEM = CallEventKind.RESULT.value, CallEventKind.ITEM.value
-
-
-class Stage(Protocol):
-    """Where a call is while no session of ours carries it: it waits, or Serve has it."""
-
-    # Whether the user's code may run by now; an `Expired` that ends the call here says so.
-    may_have_started: bool
-
-    def withdraw(self, delivery: Delivery) -> None:
-        """The call is ending: let go of it."""
-
-    def grant(self, items: int, bytes_: int) -> None:
-        """The consumer took this much of the stream."""
-
-    def describe(self) -> str:
-        """Where the call is, in a word or two, for `repr`: "queued"."""
-
-
-class Chooser(Protocol):
-    """Who chose the replica. It is asked what becomes of a call that comes back from there."""
-
-    def on_sent(self, replica_id: str) -> None:
-        """A call of it is on this replica now."""
-
-    def on_left(self, replica_id: str) -> None:
-        """The call is on this replica no longer, whatever came of it."""
-
-    def on_answered(self, delivery: Delivery, connection: Connection, error: Error | None) -> None:
-        """The replica had the last word on the call; `error` if it says that the call failed."""
-
-    def on_rejected(self, delivery: Delivery, connection: Connection) -> None:
-        """The replica was full: find another one, let the call wait, or wait for a cancel."""
-
-    def on_ready(self, delivery: Delivery) -> None:
-        """The call was to be sent, and had to wait for itself: now it can be."""
-
-    def takes_back(self, delivery: Delivery, lost: Lost) -> bool:
-        """The session was lost: send the call again some time, or say that it ends with this."""
-
-    @property
-    def on_end(self) -> Callable[[Delivery, Outcome], None] | None:
-        """Told that a call is about to end so; None if that is no news to it."""
-
-    def trouble(self) -> str:
-        """Why a call may wait so long; "" if that is not known."""
 
 
 class Delivery:
@@ -109,6 +67,7 @@ class Delivery:
         has_items: Whether an item of its stream came; what has begun cannot be repeated.
         may_have_executed: Whether an earlier try, which was lost, may have started.
         loan: The ObjectRefs that its arguments name, from when it was sent to its end.
+        inputs: The streams among its arguments, until its end; None if there are none.
         make_serve_call: Makes the call over Serve's own router; set where that may be needed.
         span: Of its trace, until its end; None if it is not traced.
     """
@@ -122,6 +81,7 @@ class Delivery:
         "deadline_s",
         "ended",
         "has_items",
+        "inputs",
         "is_idempotent",
         "loan",
         "make_serve_call",
@@ -139,7 +99,7 @@ class Delivery:
     def __init__(
         self,
         call: Call,
-        chooser: Chooser,
+        chooser: Chooser[Delivery],
         *,
         deadline_s: float | None = None,
         is_idempotent: bool = False,
@@ -150,11 +110,12 @@ class Delivery:
         self.deadline_s = deadline_s
         self.is_idempotent = is_idempotent
         self.connection: Connection | None = None
-        self.stage: Stage | None = None
+        self.stage: Stage[Delivery] | None = None
         self.queued_s = 0.0
         self.has_items = False
         self.may_have_executed = False
         self.loan: Loan | None = None
+        self.inputs: Inputs | None = None
         self.make_serve_call: Callable[[], Any] | None = None
         self.span: RouteSpan | None = None
         self.ended = ended
@@ -198,6 +159,7 @@ class Delivery:
             self.deadline_s is not None
             or facts.serializers is not None
             or len(self.call.fields.payload) > connection.peer_max_message_bytes
+            or self.inputs is not None
         )
         if may_be_refused:
             payload = self.call.fields.payload
@@ -216,6 +178,8 @@ class Delivery:
         self.connection = connection
         self.call.replica_id = replica_id = facts.replica_id
         self.chooser.on_sent(replica_id)
+        if self.inputs is not None:
+            self.inputs.on_sent(self, connection, self._call_id)
         if is_debugged():
             note("request %s: sent to %s as call %d", self.request_id, replica_id, self._call_id)
         return True
@@ -254,6 +218,8 @@ class Delivery:
         if self.call.outcome is not None:
             return  # it was given up while the message was read
         if kind == _ITEM:
+            if self.inputs is not None:
+                self.inputs.on_read()
             self.has_items = True
             self.call.add_item(payload)
             return
@@ -283,10 +249,34 @@ class Delivery:
             # Nothing of it is held there, so that replica need not be asked when the call ends.
             self.loan.came_back()
         connection = self._leave()
+        if self.inputs is not None and not self._takes_inputs_back(self.inputs):
+            return
         if is_debugged():
             replica_id = connection.peer.facts.replica_id
             note("request %s: turned away by %s", self.request_id, replica_id)
         self.chooser.on_rejected(self, connection)
+
+    def _takes_inputs_back(self, inputs: Inputs) -> bool:
+        """Keep what was sent of them for the next replica; False if the call had to be ended."""
+        inputs.on_left(self)
+        if inputs.is_spent:
+            self.end(GivenUp("its replica turned it away after it had begun", True))
+        return not inputs.is_spent
+
+    def on_input_news(self, number: int, items: int, bytes_: int, *, is_closed: bool) -> None:
+        """The replica grants more of an input, or wants no more of it."""
+        if self.inputs is not None:  # else the call has ended
+            self.inputs.on_news(number, items, bytes_, is_closed=is_closed)
+
+    @property
+    def may_run_twice(self) -> bool:
+        """Whether it may be repeated after a try that may have started."""
+        # What has begun to give or to take items cannot: a generator cannot be read twice.
+        return (
+            self.is_idempotent
+            and not self.has_items
+            and not (self.inputs is not None and self.inputs.has_sent)
+        )
 
     def on_lost(self, *, may_have_started: bool, reason: str) -> None:
         """The session ended under the call."""
@@ -297,6 +287,8 @@ class Delivery:
     def lose(self, facts: ReplicaFacts, reason: str, *, may_have_started: bool) -> None:
         """The call, or its result, was lost with its replica."""
         self.stage = None
+        if self.inputs is not None:
+            self.inputs.on_left(self)
         lost = Lost(facts.replica_id, facts.actor_id, reason, may_have_started)
         if is_debugged():
             started = "it may have started" if may_have_started else "it had not started"
@@ -359,6 +351,9 @@ class Delivery:
                 stage, self.stage = self.stage, None
                 stage.withdraw(self)
             self.make_serve_call = None  # it holds the arguments
+            if self.inputs is not None:
+                inputs, self.inputs = self.inputs, None
+                inputs.on_end(self)
             if self.may_have_executed:
                 outcome.may_have_executed = True
             if self._expiry is not None:

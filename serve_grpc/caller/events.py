@@ -40,6 +40,9 @@ class Carried(Protocol):
     def on_lost(self, *, may_have_started: bool, reason: str) -> None:
         """The session ended under the call."""
 
+    def on_input_news(self, number: int, items: int, bytes_: int, *, is_closed: bool) -> None:
+        """The replica grants more of an input, or wants no more of it."""
+
     def end(self, outcome: Outcome) -> bool:
         """End the call; False if it had ended before."""
 
@@ -59,6 +62,9 @@ def hand_out(received: Received[Carried]) -> list[Carried]:
         except Exception as fault:
             _give_up(carried, fault)
             given_up.append(carried)
+    for news in received.inputs:
+        told = {"number": news.number, "items": news.items, "bytes_": news.bytes_}
+        _guard(news.call, news.call.on_input_news, **told, is_closed=news.is_closed)
     if received.undelivered or received.rejected:
         # The last one first: each goes back to before those that were sent after it.
         for carried in (*reversed(received.undelivered), *reversed(received.rejected)):

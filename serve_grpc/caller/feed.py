@@ -23,12 +23,14 @@ class Feed:
         is_serve_routed: Whether Serve's own router picks the replicas: always where calls go over
             its own transport, and where the deployment has a request router of its own.
         serializers: The only ones that all replicas take, as far as is known; None for all.
+        takes_inputs: Whether all replicas take streams as arguments, as far as is known.
     """
 
     is_ready: bool = False
     fallback_reason: str | None = None
     is_serve_routed: bool = False
     serializers: AllowList = None
+    takes_inputs: bool = True
 
     def for_bound_calls(self) -> Feed:
         """The same, for calls whose replica is given: no request router has a say in them."""
@@ -51,4 +53,5 @@ class Feed:
             reason = None if replica_set.reachable else "has no serve_grpc endpoint"
         if is_configured:
             is_routed = has_custom_router or bool(reason)
-        return Feed(is_ready, reason, is_routed, replica_set.serializers)
+        takes_inputs = replica_set.takes_inputs
+        return Feed(is_ready, reason, is_routed, replica_set.serializers, takes_inputs)

@@ -70,11 +70,19 @@ class _Visit:
 class Loan:
     """The refs that a call's request names. Args: `refs`."""
 
-    __slots__ = ("_visits", "refs")
+    __slots__ = ("_taken_on", "_visits", "refs")
 
     def __init__(self, refs: Sequence[Any]) -> None:
         self.refs = refs
+        self._taken_on: list[Any] = []
         self._visits: list[_Visit] = []
+
+    def take_on(self, refs: Sequence[Any], lender: Lender, epoch: int, call_id: int) -> None:
+        """Items of the call's inputs, which were sent under this name, name these."""
+        last = self._visits[-1] if self._visits else None
+        if last is None or (last.lender, last.epoch, last.call_id) != (lender, epoch, call_id):
+            self.is_sent(lender, epoch, call_id)  # the request itself names none
+        self._taken_on += refs
 
     def is_sent(self, lender: Lender, epoch: int, call_id: int) -> None:
         """The request was sent, under this name."""
@@ -91,6 +99,8 @@ class Loan:
         if is_answered and self._visits:
             self._visits[-1].questions = 1
         for visit in self._visits:
+            if self._taken_on:
+                visit.refs = (*visit.refs, *self._taken_on)
             visit.lender.settle(visit)
         self._visits.clear()
 

@@ -294,9 +294,7 @@ class WaitingLine:
         # One that did not start costs no budget, as no work is done twice. The budget is asked
         # last, for asking spends.
         may_repeat = not lost.may_have_started or (
-            delivery.is_idempotent
-            and not delivery.has_items
-            and self._budget.try_spend(time.monotonic())
+            delivery.may_run_twice and self._budget.try_spend(time.monotonic())
         )
         if not may_repeat or self.closed_reason is not None:
             return False

@@ -13,6 +13,8 @@ from serve_grpc.caller.bound import Choice
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.context import take_context_along
 from serve_grpc.caller.delivery import Delivery
+from serve_grpc.caller.inputs import Inputs
+from serve_grpc.caller.misplaced import check_streams
 from serve_grpc.caller.outcomes import Raised
 from serve_grpc.caller.router import Router
 from serve_grpc.config import settings
@@ -59,21 +61,16 @@ class CallMaker:
         self.response_serializer = get_serializer(options.response_serialization)
         self._response_loads = self.response_serializer.load_response
 
-    def new_delivery(self, router: Router, deadline_s: float | None) -> Delivery:
+    def new_delivery(
+        self, router: Router, deadline_s: float | None, inputs: Inputs | None = None
+    ) -> Delivery:
         """The way of a call of the request that this code runs for; without payload."""
         request_id, parent_id, route, app_name, client, grpc_context = current_request()
         options = self._options
         origin = route, app_name
         envelope = self._envelopes.get(origin)
         if envelope is None:
-            envelope = self._envelopes[origin] = Envelope(
-                method=options.method_name,
-                request_serializer=self.request_serializer.name,
-                response_serializer=self.response_serializer.name,
-                stream=options.stream,
-                route=route,
-                app_name=app_name,
-            )
+            envelope = self._envelopes[origin] = self._new_envelope(route, app_name)
         # By position: names take longer, and this is done for each call.
         fields = RequestFields(
             envelope,
@@ -94,6 +91,9 @@ class CallMaker:
             is_idempotent=self._is_idempotent,
             ended=router.tally.ended,
         )
+        if inputs is not None:
+            fields.inputs, delivery.inputs = inputs.places, inputs
+            inputs.belong_to(delivery)
         if (grpc_context is not None or router.is_tracing) and not self._is_serve_routed(router):
             take_context_along(
                 delivery,
@@ -123,6 +123,16 @@ class CallMaker:
         )
         call = Call(fields, router.mailbox, self._response_loads)
         return Choice(call, router.line, deadline_s=deadline_s)
+
+    def _new_envelope(self, route: str, app_name: str) -> Envelope:
+        return Envelope(
+            method=self._options.method_name,
+            request_serializer=self.request_serializer.name,
+            response_serializer=self.response_serializer.name,
+            stream=self._options.stream,
+            route=route,
+            app_name=app_name,
+        )
 
     def is_refused(self, delivery: Delivery, deployment: AllowList) -> bool:
         """End a call whose serializers are not allowed; before its arguments are serialized.
@@ -156,6 +166,9 @@ class CallMaker:
             delivery: Of the call.
             args, kwargs: Values of any kind.
             memory: Where large pieces go; None for the heap.
+
+        Raises:
+            TypeError: There is a stream inside of an argument; the call has ended.
         """
         try:  # as `_dump`, for one call less each time
             payload = self.request_serializer.dump_request(args, kwargs, memory)
@@ -163,6 +176,7 @@ class CallMaker:
                 self._check_size(payload)
         except ServeGrpcError as error:
             self._end_raised(delivery, error)
+            check_streams(args, kwargs, most=None)
             return False
         delivery.call.fields.payload = payload
         return True

@@ -8,7 +8,12 @@ from serve_grpc.deadlines import remaining_ms
 from serve_grpc.errors import ServeGrpcError
 from serve_grpc.protocol.caller import RequestFields
 
-__all__ = ["not_sendable", "refusal_of"]
+__all__ = ["TAKES_NO_INPUTS", "not_sendable", "refusal_of"]
+
+TAKES_NO_INPUTS = (
+    "its replicas run a version of serve_grpc that takes no streams as arguments: redeploy it with "
+    "this version, or send the items as one argument"
+)
 
 
 def refusal_of(
@@ -24,6 +29,8 @@ def refusal_of(
     Returns:
         None if it can. If it is over the limit then, the replica takes it by Ray's object store.
     """
+    if fields.inputs and not connection.takes_inputs:
+        return Raised(ServeGrpcError(TAKES_NO_INPUTS, request_id=fields.request_id))
     if connection.peer.facts.serializers is not None:
         try:
             connection.check_serializers(fields.envelope)

@@ -167,7 +167,7 @@ class ServeCall:
             return False
         if not isinstance(error, ReplicaDiedError):
             return False
-        if delivery.has_items or (error.may_have_executed and not delivery.is_idempotent):
+        if delivery.has_items or (error.may_have_executed and not delivery.may_run_twice):
             return False
         # Last of the checks, for asking spends.
         if not self._budget.try_spend(time.monotonic()):

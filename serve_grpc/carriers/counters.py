@@ -16,6 +16,8 @@ class Counters:
             other way. Credits, cancels and heartbeats are not counted.
         stored_sent, stored_received: Those of them whose payload went by Ray's object store.
         bytes_sent, bytes_received: Of whole messages, before the carrier's own framing and TLS.
+        inputs_sent, input_bytes_sent: Items of streams that are arguments, and their bytes.
+        inputs_received, input_bytes_received: The same, at the replica.
         local_fallbacks: How often a session took gRPC because the local lane could not be had.
     """
 
@@ -28,3 +30,7 @@ class Counters:
     local_fallbacks: int = 0
     stored_sent: int = 0
     stored_received: int = 0
+    inputs_sent: int = 0
+    input_bytes_sent: int = 0
+    inputs_received: int = 0
+    input_bytes_received: int = 0

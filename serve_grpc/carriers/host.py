@@ -125,6 +125,7 @@ class SessionHost:
             max_ongoing_requests=self._dispatcher.max_ongoing_requests(),
             max_message_bytes=self._settings.max_message_bytes,
             takes_stored=self._settings.stores_oversize,
+            input_credit=(self._settings.stream_window_items, self._settings.stream_window_bytes),
         )
 
     def drain(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from serve_grpc._generated.replica_pb2 import Request, StoredPayload
@@ -46,7 +47,7 @@ class Arrival:
     requests: list[InboundRequest] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     credits: list[tuple[int, int, int]] = field(default_factory=list)
-    inputs: list[InboundItem] = field(default_factory=list)
+    inputs: Sequence[InboundItem] = ()
     refused: bool = False
     """The session is refused; write what the outbox holds, then end the stream."""
     unknown_key: bool = False

@@ -162,13 +162,13 @@ class CallerSession(SessionLife, Generic[CallT]):
             (fields.multiplexed_model_id + fields.session_id).encode()
         if fields.inputs:
             "".join(name for _, name in fields.inputs).encode()
+            fields.envelope = fields.envelope._replace(has_inputs=True)
+            self._inputs.open(self._next_id, len(fields.inputs))
         call_id = self._next_id
         self._next_id += 1
         self.calls[call_id] = call
         if fields.envelope.stream:
             self._credit.open(call_id, fields.credit_items, fields.credit_bytes)
-        if fields.inputs:
-            self._inputs.open(call_id, len(fields.inputs))
         payload = fields.payload
         if type(payload) is bytes and len(payload) <= INLINE_BYTES:  # most of them
             self._add_request(call_id, fields, payload)
@@ -252,8 +252,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         fragments: list[Fragment],
         received: Received[CallT],
     ) -> None:
-        # Before all other fields: the reply that owns them may be in this message.
-        for call_id, part, begun in fragments:
+        for call_id, part, begun in fragments:  # first, for what owns them may be in this message
             if call_id in self.calls:  # else the late reply of a call that was given up
                 self._assembler.add(call_id, part, begun)
         # Only what is there, in the order of the field numbers: looking at each field in turn costs
@@ -351,8 +350,9 @@ class CallerSession(SessionLife, Generic[CallT]):
     def _end(self, call_id: int) -> CallT | None:
         # All that a session keeps of a call; whatever is added to that has to be given up here.
         self._assembler.discard(call_id)
-        self._credit.close(call_id)
-        if self._inputs:
+        if self._credit.windows:  # most sessions have none, and this is done for each call
+            self._credit.windows.pop(call_id, None)
+        if self._inputs.windows:
             self._inputs.close(call_id)
         self.outbox.drop_large(call_id)
         self._frames.pop(call_id, None)

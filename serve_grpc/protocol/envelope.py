@@ -24,6 +24,7 @@ class Envelope(NamedTuple):
     stream: bool
     route: str
     app_name: str
+    has_inputs: bool = False
 
 
 class InputPlace(NamedTuple):

@@ -25,6 +25,10 @@ class ProducerWindow:
         """Whether one more item may be sent."""
         return self._items > 0 and self._bytes > 0
 
+    def is_within(self, items: int, bytes_: int) -> bool:
+        """Whether no more than this may be sent."""
+        return self._items <= items and self._bytes <= bytes_
+
     def spend(self, bytes_: int) -> None:
         """Count one item as sent."""
         # Bytes may go below zero: an item larger than the window passes, alone.
@@ -69,29 +73,27 @@ class GrantedCredit:
     """What the caller has granted to each stream of a session, so that a replica cannot take more.
 
     Invariant: counted when it is queued, so it is never less than the replica knows of.
+
+    Attributes:
+        windows: Of each stream that is not over; most sessions have none.
     """
 
     def __init__(self) -> None:
-        self._windows: dict[int, ProducerWindow] = {}
+        self.windows: dict[int, ProducerWindow] = {}
 
     def open(self, call_id: int, items: int, bytes_: int) -> None:
         """Begin a stream with its first credit."""
-        self._windows[call_id] = ProducerWindow(items, bytes_)
+        self.windows[call_id] = ProducerWindow(items, bytes_)
 
     def grant(self, call_id: int, items: int, bytes_: int) -> None:
         """Add to a stream that is open."""
-        self._windows[call_id].grant(items, bytes_)
+        self.windows[call_id].grant(items, bytes_)
 
     def spend(self, call_id: int, bytes_: int) -> bool:
         """Count one item of a call; False if it is no stream, or has no credit left."""
         # No window: a unary call, whose replica has no right to any item.
-        window = self._windows.get(call_id)
+        window = self.windows.get(call_id)
         if window is None or not window.is_open:
             return False
         window.spend(bytes_)
         return True
-
-    def close(self, call_id: int) -> None:
-        """End a stream; nothing happens for calls of another kind."""
-        if self._windows:  # no stream runs in most sessions, and this is done for each call
-            self._windows.pop(call_id, None)

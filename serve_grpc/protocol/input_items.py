@@ -9,10 +9,17 @@ input, which is one frame; a call that is over has none.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from serve_grpc._generated.replica_pb2 import CallerBatch, Error, InputCredit, InputItem, Welcome
+from serve_grpc._generated.replica_pb2 import (
+    CallerBatch,
+    Error,
+    InputCredit,
+    InputItem,
+    ReplicaBatch,
+    Welcome,
+)
 from serve_grpc.payload import Payload, joined
 from serve_grpc.protocol import wire
 from serve_grpc.protocol.assembler import Assembler, PayloadOverflow
@@ -64,31 +71,34 @@ class SentInputs:
 
     Attributes:
         credit: First credit of each input, in items and bytes; None if the replica takes none.
+        windows: What may be sent of each input, by call; most sessions have none.
     """
 
     def __init__(self, outbox: Outbox[CallerBatch]) -> None:
         self._outbox = outbox
         self._max_message_bytes = 0
         self.credit: tuple[int, int] | None = None
-        self._counts: dict[int, int] = {}
-
-    def __bool__(self) -> bool:
-        """Whether a call of the session has inputs."""
-        return bool(self._counts)
+        self.windows: dict[int, list[ProducerWindow]] = {}
 
     def hear(self, welcome: Welcome) -> None:
         """What the replica says of inputs when the session opens."""
         self._max_message_bytes = welcome.max_message_bytes
         if INPUTS in welcome.features:
-            self.credit = welcome.input_credit_items, welcome.input_credit_bytes
+            # What is sent and not read waits here if the replica is slow, whatever it has allowed.
+            self.credit = (
+                min(welcome.input_credit_items, wire.MAX_INPUT_CREDIT_ITEMS),
+                min(welcome.input_credit_bytes, wire.MAX_INPUT_CREDIT_BYTES),
+            )
 
     def open(self, call_id: int, count: int) -> None:
         """A call with so many inputs is sent."""
-        self._counts[call_id] = count
+        assert self.credit is not None, "the replica takes none"
+        first = self.credit
+        self.windows[call_id] = [ProducerWindow(*first) for _ in range(count)]
 
     def knows(self, call_id: int, number: int) -> bool:
         """Whether a call that is not over has this input."""
-        return number < self._counts.get(call_id, 0)
+        return number < len(self.windows.get(call_id, ()))
 
     def add(
         self,
@@ -108,6 +118,8 @@ class SentInputs:
         """
         if not self.knows(call_id, number):
             return
+        if kind is InputKind.ITEM:
+            self.windows[call_id][number].spend(len(payload))
         if error is not None and error.ByteSize() > self._max_message_bytes:
             error = shortened(error)
         if error is not None and error.ByteSize() > wire.INLINE_BYTES:
@@ -137,50 +149,60 @@ class SentInputs:
         """What a message says of inputs; of `calls` that are not over.
 
         Raises:
-            WireError: There is no such input.
+            WireError: There is no such input, or it is granted more than it has sent: that would
+                have this side make items without end, and keep them.
         """
         news = []
         for credit in credits_:
             if (call := calls.get(credit.id)) is not None:  # else it was given up meanwhile
                 if not self.knows(credit.id, credit.number):
                     raise WireError(f"credit for input {credit.number} of call {credit.id}")
+                window = self.windows[credit.id][credit.number]
+                window.grant(credit.items, credit.bytes)
+                if not window.is_within(*(self.credit or (0, 0))):
+                    raise WireError(f"too much credit for input {credit.number} of {credit.id}")
                 granted = credit.items, credit.bytes, credit.closed
                 news.append(InputNews(call, credit.number, *granted))
         return news
 
     def close(self, call_id: int) -> None:
         """The call is over. What has left of an item is dropped at the replica as well."""
-        if self._counts.pop(call_id, None) is not None and self._outbox.has_large(call_id):
+        if self.windows.pop(call_id, None) is not None and self._outbox.has_large(call_id):
             # The frame that owns it will not come, and nothing else tells the replica.
             self._outbox.batch.cancels.append(call_id)
             self._outbox.added()
 
     def clear(self) -> None:
         """The session is over."""
-        self._counts.clear()
+        self.windows.clear()
 
 
 class ReceivedInputs:
     """The inputs of one session, on the replica's side.
 
     Args:
+        outbox: Where credit goes.
         assembler: Has the large items.
         credit: First credit of each input, in items and bytes; None if none is taken.
         max_message_bytes: Largest item.
+
+    Attributes:
+        windows: What may be sent of each input, by call, None for one that has ended; most sessions
+            have none.
     """
 
     def __init__(
-        self, assembler: Assembler, credit: tuple[int, int] | None, max_message_bytes: int
+        self,
+        outbox: Outbox[ReplicaBatch],
+        assembler: Assembler,
+        credit: tuple[int, int] | None,
+        max_message_bytes: int,
     ) -> None:
+        self._outbox = outbox
         self._assembler = assembler
         self._credit = credit
         self._max_message_bytes = max_message_bytes
-        # None in the place of a window: the input has ended.
-        self._windows: dict[int, list[ProducerWindow | None]] = {}
-
-    def __bool__(self) -> bool:
-        """Whether a call of the session has inputs."""
-        return bool(self._windows)
+        self.windows: dict[int, list[ProducerWindow | None]] = {}
 
     def open(self, call_id: int, count: int) -> None:
         """A call with inputs was read.
@@ -193,27 +215,50 @@ class ReceivedInputs:
         if count > wire.MAX_INPUTS:
             raise WireError(f"call {call_id} has over {wire.MAX_INPUTS} inputs")
         first = self._credit
-        self._windows[call_id] = [ProducerWindow(*first) for _ in range(count)]
+        self.windows[call_id] = [ProducerWindow(*first) for _ in range(count)]
 
-    def grant(self, call_id: int, number: int, items: int, bytes_: int) -> bool:
-        """Count credit that is given to an input; False if it has ended, or its call has."""
-        window = self._windows[call_id][number] if call_id in self._windows else None
-        if window is None:
-            return False
-        window.grant(items, bytes_)
-        return True
+    def grant(
+        self, call_id: int, number: int, items: int, bytes_: int, *, is_closed: bool = False
+    ) -> None:
+        """Let the caller send so much more of an input; ignored once that or its call is over.
 
-    def receive(self, item: InputItem) -> InboundItem:
-        """Read a frame of a call that is not over.
+        Args:
+            call_id, number: Of the input.
+            items, bytes_: Beside what was granted.
+            is_closed: Whether no more of it is wanted.
+        """
+        window = self.windows[call_id][number] if call_id in self.windows else None
+        if window is not None:
+            window.grant(items, bytes_)
+            self._outbox.batch.input_credits.add(
+                id=call_id, number=number, items=items, bytes=bytes_, closed=is_closed
+            )
+            self._outbox.added()
+
+    def receive(self, items: Iterable[InputItem], ongoing: Container[int]) -> list[InboundItem]:
+        """Read what a message says of inputs.
+
+        Args:
+            items: Its frames.
+            ongoing: Calls that are not over.
 
         Returns:
-            What it says. An item over the limit is an error of its input.
+            What they say. An item over the limit is an error of its input.
 
         Raises:
             WireError: There is no such input, it has ended, or it has no credit for an item.
         """
+        received = []
+        for item in items:
+            if item.id in ongoing:
+                received.append(self._receive(item))
+            else:
+                self._assembler.discard(item.id)  # the call was over before its caller knew
+        return received
+
+    def _receive(self, item: InputItem) -> InboundItem:
         call_id, number, kind = item.id, item.number, int(item.kind)
-        windows = self._windows.get(call_id, [])
+        windows = self.windows.get(call_id, [])
         window = windows[number] if number < len(windows) else None
         if window is None:
             raise WireError(f"call {call_id} has no input {number}, or that has ended")
@@ -241,13 +286,9 @@ class ReceivedInputs:
         window.spend(len(payload))
         return InboundItem(call_id, number, _ITEM, payload, None)
 
-    def close(self, call_id: int) -> None:
-        """The call is over."""
-        self._windows.pop(call_id, None)
-
     def clear(self) -> None:
         """The session is over."""
-        self._windows.clear()
+        self.windows.clear()
 
 
 # Looking one up on the class of an enum is a call on CPython 3.10 and 3.11.

@@ -94,7 +94,7 @@ class Outbox(Generic[BatchT]):
         self._open_bytes = 0
         self.queued_bytes = 0
         self.batches_taken = 0
-        self._last_batch = 0  # of the frame that was added last
+        self._skipped = 0  # batches that were closed on purpose, before a frame
         self.pending_batch = 1  # always that number, those that are closed, and one
         self.memory: LinkMemory | None = None
 
@@ -126,20 +126,23 @@ class Outbox(Generic[BatchT]):
         """Tell that a frame was put into `batch`."""
         # An estimate. `take` subtracts the same number, so that an empty outbox counts exactly 0:
         # `bool(outbox)`, and with it whether a writer has anything to do, hangs on that.
-        self._last_batch = self.pending_batch
         size = payload_bytes + wire.FRAME_OVERHEAD_BYTES
         self._open_bytes += size
         self.queued_bytes += size
         if self._open_bytes >= wire.BATCH_BYTES:
-            self.close_batch()
+            self._close_batch()
 
     def close_batch(self) -> None:
         """Let later frames go into another message than those so far."""
         if self._open_bytes:
-            self._closed.append((self.batch, self._open_bytes))
-            self.batch = self._kind()
-            self._open_bytes = 0
-            self.pending_batch += 1
+            self._skipped += 1
+            self._close_batch()
+
+    def _close_batch(self) -> None:
+        self._closed.append((self.batch, self._open_bytes))
+        self.batch = self._kind()
+        self._open_bytes = 0
+        self.pending_batch += 1
 
     def has_large(self, call_id: int) -> bool:
         """Whether a large payload of this id is still leaving; later frames must wait for it."""
@@ -233,15 +236,22 @@ class Outbox(Generic[BatchT]):
     def _finish(self, bulk: _Bulk) -> bool:
         """Queue the frames behind a sent payload; whether another large payload follows."""
         then, _ = bulk.then.popleft()
-        then()  # may close a batch before it adds its frame, and adding one may close it
+        owner_batch = self._queued_by(then)
         while bulk.then:
             then, payload = bulk.then[0]
             if payload:
                 bulk.load(payload)
-                bulk.after_batch = self._last_batch
+                bulk.after_batch = owner_batch
                 bulk.then[0] = (then, None)
                 return True
             bulk.then.popleft()
-            then()
-        self._owner_batches.append(self._last_batch)
+            owner_batch = self._queued_by(then)
+        self._owner_batches.append(owner_batch)
         return False
+
+    def _queued_by(self, then: Callable[[], None]) -> int:
+        """Queue a frame; returns the number of its message."""
+        # `then` may close a batch before it adds the frame, which itself may close one.
+        batch, skipped = self.pending_batch, self._skipped
+        then()
+        return batch + self._skipped - skipped

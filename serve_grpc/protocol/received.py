@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -54,7 +55,7 @@ class Received(Generic[CallT]):
     slot_free: bool = False
     opened: bool = False
     draining: bool = False
-    inputs: list[InputNews] = field(default_factory=list)
+    inputs: Sequence[InputNews] = ()
     lent: list[tuple[int, Segments | None]] = field(default_factory=list)
     """Refs that the replica holds for this side, by number, each with the payload that names them;
     None if nobody will read it."""

@@ -16,7 +16,6 @@ from serve_grpc._generated.replica_pb2 import (
     CallerBatch,
     Challenge,
     Error,
-    InputItem,
     Refusal,
     ReplicaBatch,
     Reply,
@@ -78,6 +77,7 @@ class ReplicaSession(SessionLife):
         ongoing_ids: Calls that are not over, by their id within the session.
         refusal: Why the session was refused; None if it was not.
         replies: Those that need more than a frame.
+        grant_input: Lets the caller send more of an input; see `ReceivedInputs.grant`.
         stores_above: Size above which results go by Ray's object store; None if no payload of the
             session goes there, as one side says.
         caller_reads_buffers: Whether the caller reads pickles that are followed by their buffers.
@@ -108,7 +108,6 @@ class ReplicaSession(SessionLife):
         )
         self._max_message_bytes = max_message_bytes
         self._assembler = Assembler(max_message_bytes, MAX_UNFINISHED_PAYLOADS * max_message_bytes)
-        self._inputs = ReceivedInputs(self._assembler, input_credit, max_message_bytes)
         self._templates = KnownTemplates()
         self._requests_read = 0
         # Calls that the end of the session cut off, until `close` gives them to the owner.
@@ -119,6 +118,8 @@ class ReplicaSession(SessionLife):
         self.ongoing_ids: set[int] = set()
         self.outbox: Outbox[ReplicaBatch] = Outbox(ReplicaBatch)
         self.replies = SentReplies(self.outbox, max_message_bytes)
+        self._inputs = ReceivedInputs(self.outbox, self._assembler, input_credit, max_message_bytes)
+        self.grant_input, self._input_windows = self._inputs.grant, self._inputs.windows
 
     def __repr__(self) -> str:
         return (
@@ -176,8 +177,7 @@ class ReplicaSession(SessionLife):
                 self.outbox.batch.pong = value
                 self.outbox.added()
             elif number == _INPUT_ITEMS:
-                for item in value:
-                    self._on_input_item(item, arrival)
+                arrival.inputs = self._inputs.receive(value, self.ongoing_ids)
         if arrival.requests and self.state is _OPEN:
             # Cumulative, so it rides on whatever leaves next, and never causes a message.
             self.outbox.leaving.requests_read = self._requests_read
@@ -193,12 +193,6 @@ class ReplicaSession(SessionLife):
                 self._end(call_id)
                 arrival.cancelled.append(call_id)
 
-    def _on_input_item(self, item: InputItem, arrival: Arrival) -> None:
-        if item.id in self.ongoing_ids:
-            arrival.inputs.append(self._inputs.receive(item))
-        else:
-            self._assembler.discard(item.id)  # the call was over before its caller knew
-
     def _on_request(self, request: Request, arrival: Arrival) -> None:
         call_id = request.id
         if call_id == 0 or call_id in self.ongoing_ids:
@@ -210,14 +204,14 @@ class ReplicaSession(SessionLife):
         # counts say which of them a drain has left out.
         self._requests_read += 1
         self.ongoing_ids.add(call_id)
-        if request.inputs:
-            self._inputs.open(call_id, len(request.inputs))
         template = self._templates.get(request.template)
         if template is None:
             self._assembler.discard(call_id)
             text = f"template {request.template} was never defined"
             self.fail(call_id, Error(code=Error.INVALID_REQUEST, message=text))
             return
+        if template.has_inputs:
+            self._inputs.open(call_id, len(request.inputs))
         try:
             payload = self._assembler.take(call_id, request.payload)
             if not payload and request.HasField("stored"):
@@ -298,7 +292,9 @@ class ReplicaSession(SessionLife):
         if call_id not in self.ongoing_ids:
             return
         if kind != _ITEM:
-            self._over(call_id)
+            self.ongoing_ids.discard(call_id)
+            if self._input_windows:  # most sessions have none, and this is for each call
+                self._input_windows.pop(call_id, None)
         outbox = self.outbox
         size = len(payload)
         # Most replies. A generator may still be sending a large item of this id; its small ones
@@ -318,7 +314,8 @@ class ReplicaSession(SessionLife):
     def fail(self, call_id: int, error: Error, refs: Sequence[Any] = ()) -> None:
         """Queue the failure of a call, which names `refs`; dropped if the call is over."""
         if call_id in self.ongoing_ids:
-            self._over(call_id)
+            self.ongoing_ids.discard(call_id)
+            self._input_windows.pop(call_id, None)
             self.replies.add_error(call_id, error, refs)
 
     def reject(self, call_id: int) -> bool:
@@ -328,20 +325,11 @@ class ReplicaSession(SessionLife):
         """
         if call_id not in self.ongoing_ids:
             return False
-        self._over(call_id)
+        self.ongoing_ids.discard(call_id)
+        self._input_windows.pop(call_id, None)
         self.outbox.batch.rejected.append(call_id)
         self.outbox.added()
         return True
-
-    def grant_input(
-        self, call_id: int, number: int, items: int, bytes_: int, *, is_closed: bool = False
-    ) -> None:
-        """Let the caller send more of an input, or no more; ignored once either is over."""
-        if self._inputs.grant(call_id, number, items, bytes_):
-            self.outbox.batch.input_credits.add(
-                id=call_id, number=number, items=items, bytes=bytes_, closed=is_closed
-            )
-            self.outbox.added()
 
     def slot_free(self) -> None:
         """Tell a caller that was turned away that it may try again."""
@@ -391,11 +379,7 @@ class ReplicaSession(SessionLife):
         self.ongoing_ids.clear()
         self._inputs.clear()
 
-    def _over(self, call_id: int) -> None:
-        self.ongoing_ids.discard(call_id)
-        if self._inputs:
-            self._inputs.close(call_id)
-
     def _end(self, call_id: int) -> None:
-        self._over(call_id)
+        self.ongoing_ids.discard(call_id)
+        self._input_windows.pop(call_id, None)
         self.outbox.drop_large(call_id)

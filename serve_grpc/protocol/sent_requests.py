@@ -9,7 +9,7 @@ it has read says which ones they are.
 
 from __future__ import annotations
 
-from serve_grpc._generated.replica_pb2 import CallerBatch, StoredPayload
+from serve_grpc._generated.replica_pb2 import CallerBatch, Input, StoredPayload
 from serve_grpc.payload import Segments
 from serve_grpc.protocol.envelope import RequestFields
 from serve_grpc.protocol.outbox import Outbox
@@ -74,10 +74,8 @@ class SentRequests:
         if fields.context is not None:
             request.context.CopyFrom(fields.context)
             size += fields.context.ByteSize()
-        if fields.inputs:
-            for position, name in fields.inputs:
-                request.inputs.add(position=position, name=name)
-                size += len(name) + 8
+        if envelope.has_inputs:
+            request.inputs.extend(Input(position=at, name=name) for at, name in fields.inputs)
         self.queued += 1
         # Before `added`, which may close the batch: the frame is in the one that is open now.
         self.frames[call_id] = self.queued, outbox.pending_batch

@@ -70,4 +70,5 @@ class KnownTemplates(dict[int, Envelope]):
             template.stream,
             template.route,
             template.app_name,
+            template.has_inputs,
         )

@@ -23,6 +23,8 @@ __all__ = [
     "MAX_FRAMES",
     "MAX_HANDSHAKE_BYTES",
     "MAX_INPUTS",
+    "MAX_INPUT_CREDIT_BYTES",
+    "MAX_INPUT_CREDIT_ITEMS",
     "MAX_INTERLEAVED",
     "MAX_STORED_BYTES",
     "MAX_TEMPLATES",
@@ -60,6 +62,9 @@ MAX_TEMPLATE_BYTES = 64 * 1024
 """Largest envelope that a session remembers."""
 MAX_INPUTS = 64
 """Streams among the arguments of one request."""
+MAX_INPUT_CREDIT_ITEMS = 65_536
+MAX_INPUT_CREDIT_BYTES = 64 * 1024 * 1024
+"""What a caller sends ahead of one of them at most, whatever the replica allows."""
 MAX_INTERLEAVED = 8
 """Large payloads that leave side by side; the next one starts when one of them is out."""
 MAX_UNFINISHED_PAYLOADS = 2 * MAX_INTERLEAVED

@@ -1,6 +1,7 @@
 """The replica's side: from requests to the user's code and back.
 
 invocation.py  one request on its way through, its stages, and how it ended
+inputs.py      the streams among the arguments of a request
 making.py      from what a caller sent to an invocation
 dispatcher.py  routing of frames to invocations and back, accounting (main loop)
 admission.py   slots: who gets one, stands by, is turned away; where one is given back (main loop)

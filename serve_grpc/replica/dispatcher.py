@@ -16,7 +16,7 @@ from serve_grpc._generated.replica_pb2 import Error, RequestContext
 from serve_grpc._serve.lending import Desk
 from serve_grpc._serve.replicas import ReplicaAdapter
 from serve_grpc._serve.tracing import Scope, is_tracing
-from serve_grpc.allow_list import AllowList
+from serve_grpc.allow_list import AllowList, takes_pickle
 from serve_grpc.carriers.grpc.plain import PlainCall
 from serve_grpc.carriers.replica_pump import ReplicaPump
 from serve_grpc.config import Settings
@@ -24,17 +24,20 @@ from serve_grpc.debugging import is_debugged
 from serve_grpc.errors import MessageTooLargeError
 from serve_grpc.mailbox import Mailbox, mailbox_of
 from serve_grpc.payload import Payload, is_stored
+from serve_grpc.protocol.input_items import InputKind
 from serve_grpc.protocol.replica import Arrival, InboundRequest
 from serve_grpc.protocol.status import message_from_error
 from serve_grpc.replica.admission import Admission
 from serve_grpc.replica.debug_lines import follow
 from serve_grpc.replica.executor import STARTS_PER_TURN, STARTS_PER_TURN_LOCAL, Executor
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome
-from serve_grpc.replica.making import from_plain_call, from_session
+from serve_grpc.replica.making import from_plain_call, from_session, inputs_of, plain_input_of
 from serve_grpc.replica.replies import PlainReplies, SessionReplies
 from serve_grpc.streams.credit_gates import ThreadGate
 
 __all__ = ["ReplicaDispatcher"]
+
+_ITEM = InputKind.ITEM
 
 
 class ReplicaDispatcher:
@@ -56,6 +59,9 @@ class ReplicaDispatcher:
     ) -> None:
         self._replica = replica
         self._settings = settings
+        # Of each stream that is an argument; and of streams to plain clients, who grant nothing.
+        self._window = settings.stream_window_items, settings.stream_window_bytes
+        self._takes_pickle = takes_pickle(serializers)
         self.admission = Admission(replica, self._use_slot, self._on_late)
         self._executor = Executor(
             replica, self, settings.max_message_bytes, serializers, self.admission.standby
@@ -114,6 +120,13 @@ class ReplicaDispatcher:
             invocation = running.get(call_id)
             if invocation is not None:
                 self._to_user.run(self._executor.grant, invocation, items, bytes_)
+        for item in arrival.inputs:
+            stream.counters.inputs_received += item.kind == _ITEM
+            stream.counters.input_bytes_received += len(item.payload)
+            invocation = running.get(item.call_id)
+            # None: it was turned away, and its caller sends all of it elsewhere.
+            if invocation is not None and invocation.inputs is not None:
+                invocation.inputs.feed(item)
         if arrival.cancelled:
             self._cancel(running[call_id] for call_id in arrival.cancelled if call_id in running)
 
@@ -158,6 +171,10 @@ class ReplicaDispatcher:
             invocation.is_followed = True
         if type(inbound.payload) is not bytes and is_stored(inbound.payload):
             replies.stream.counters.stored_received += 1
+        if inbound.template.has_inputs:
+            invocation.inputs = inputs_of(
+                replies, inbound, self._window, self._to_main, may_unpickle=self._takes_pickle
+            )
         replies.running[inbound.id] = invocation
         return invocation
 
@@ -207,9 +224,12 @@ class ReplicaDispatcher:
             text = f"the replica is at max_ongoing_requests={self.max_ongoing_requests()}"
             call.end(Error(code=Error.OVERLOADED, message=text))
             return
-        credit = self._settings.stream_window_items, self._settings.stream_window_bytes
         replies = PlainReplies(call)
-        invocation = replies.running = from_plain_call(replies, call, credit)
+        invocation = replies.running = from_plain_call(replies, call, self._window)
+        serializer, may = invocation.request_serializer, self._takes_pickle
+        invocation.inputs = plain_input_of(
+            call, serializer, self._window, self._to_main, may_unpickle=may
+        )
         invocation.is_followed = is_debugged()
         if self._is_tracing:
             invocation.scope = Scope(RequestContext(trace=call.trace))

@@ -132,6 +132,8 @@ class Executor:
             follow(
                 invocation.request_id, "cancelled (%s), %s", reason.value, invocation.stage.value
             )
+        if invocation.inputs is not None:
+            invocation.inputs.cut_off()
         # A task that is cancelled before its first step never runs at all; such an invocation
         # looks at the reason when its turn comes, and still ends in an outcome.
         if invocation.stage is _WAITING or invocation.task is None:
@@ -193,6 +195,8 @@ class Executor:
             outcome = self._failed(invocation, error, scope)
         if expiry is not None:
             expiry.cancel()
+        if invocation.inputs is not None:
+            invocation.inputs.cut_off()
         # After the outcome: an exporter of the user's, at the span's end, delays no reply.
         self._end(invocation, outcome)
         if scope is not None:

@@ -18,6 +18,7 @@ from serve_grpc.errors import DeadlineExceededError, ServeGrpcError
 from serve_grpc.foreign import name_of, run_foreign
 from serve_grpc.payload import with_refs
 from serve_grpc.protocol.status import message_from_error
+from serve_grpc.replica.inputs import InvalidRequestError
 from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome, Stage
 
 __all__ = ["OutputError", "given_up", "outcome_of_error"]
@@ -75,7 +76,10 @@ def given_up(invocation: Invocation, reason: CancelReason) -> Outcome:
 def _ours(error: ServeGrpcError, invocation: Invocation) -> Outcome:
     error.may_have_executed = invocation.stage is Stage.CALLED
     _log(error)
-    return _failed(message_from_error(error), error)
+    message = message_from_error(error)
+    if isinstance(error, InvalidRequestError):
+        message.code = Error.INVALID_REQUEST
+    return _failed(message, error)
 
 
 def _users(error: BaseException, function_name: str, *, may_pickle: bool) -> Outcome:

@@ -24,6 +24,7 @@ from typing import Protocol
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc._serve.tracing import Scope
 from serve_grpc.payload import Memory, Payload
+from serve_grpc.replica.inputs import Inputs
 from serve_grpc.replica.thread_call import ThreadCall
 from serve_grpc.streams.credit_gates import LoopGate, ThreadGate
 
@@ -78,6 +79,7 @@ class Invocation:
         scope: Trace and other context that it carried; None without, where nothing is traced.
         is_followed: Whether debug lines tell of each step; looked up when it arrived.
         task: What runs it; None until it is started.
+        inputs: Streams among its arguments; None without.
         memory: Where large outputs are written, for who receives them; None for the heap.
         is_held: Whether its stream waits until the caller has read more of its replies.
         cancel_reason: Why it was told to stop; None if it was not.
@@ -103,6 +105,7 @@ class Invocation:
     credit: tuple[int, int] = (0, 0)
     scope: Scope | None = None
     is_followed: bool = False
+    inputs: Inputs | None = None
     memory: Memory | None = None
     gate: LoopGate | ThreadGate | None = None
     task: asyncio.Task[None] | None = None

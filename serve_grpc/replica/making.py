@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 
 from serve_grpc._serve.requests import generate_request_id
 from serve_grpc.carriers.grpc.plain import PlainCall
+from serve_grpc.mailbox import Mailbox
 from serve_grpc.protocol.arrival import InboundRequest
+from serve_grpc.protocol.envelope import InputPlace
+from serve_grpc.replica.inputs import Inputs, stream_error
 from serve_grpc.replica.invocation import Invocation
 from serve_grpc.replica.replies import PlainReplies, SessionReplies
 
-__all__ = ["from_plain_call", "from_session"]
+__all__ = ["from_plain_call", "from_session", "inputs_of", "plain_input_of"]
 
 
 def _deadline_s(timeout_s: float | None) -> float | None:
@@ -58,6 +62,57 @@ def from_session(replies: SessionReplies, inbound: InboundRequest) -> Invocation
     if invocation.is_stream:
         invocation.credit = request.credit_items, request.credit_bytes
     return invocation
+
+
+def inputs_of(
+    replies: SessionReplies,
+    inbound: InboundRequest,
+    window: tuple[int, int],
+    to_main: Mailbox,
+    *,
+    may_unpickle: bool,
+) -> Inputs:
+    """The streams among the arguments of a request that has some.
+
+    Args:
+        replies: Where credit for them goes.
+        inbound: The request.
+        window: Items and bytes that the caller may send ahead, of each.
+        to_main: To the replica's main loop.
+        may_unpickle: Whether exceptions that come pickled may be loaded.
+    """
+    request = inbound.request
+    # Not the message's own field, which would keep the whole batch that it came with.
+    places = [InputPlace(place.position, place.name) for place in request.inputs]
+    grant = partial(to_main.run, replies.grant_input, inbound.id)
+    load_error = partial(stream_error, request_id=request.request_id, may_unpickle=may_unpickle)
+    return Inputs(places, inbound.template.request_serializer, window, grant, load_error)
+
+
+def plain_input_of(
+    call: PlainCall,
+    serializer: str,
+    window: tuple[int, int],
+    to_main: Mailbox,
+    *,
+    may_unpickle: bool,
+) -> Inputs | None:
+    """The stream among the arguments of a request through the plain door; None without.
+
+    Args:
+        call: What came.
+        serializer: Name of the one of the request.
+        window, to_main, may_unpickle: As of `inputs_of`.
+    """
+    input_ = call.input
+    if input_ is None:
+        return None
+    grant = partial(to_main.run, input_.grant)
+    request_id = call.request.request_id
+    load_error = partial(stream_error, request_id=request_id, may_unpickle=may_unpickle)
+    inputs = Inputs([input_.place], serializer, window, grant, load_error)
+    input_.feed = inputs.feed
+    return inputs
 
 
 def from_plain_call(replies: PlainReplies, call: PlainCall, credit: tuple[int, int]) -> Invocation:

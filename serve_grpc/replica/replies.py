@@ -55,6 +55,13 @@ class SessionReplies:
             self._hold(self._streams(), True)
             self._waiting_for_room = asyncio.get_running_loop().create_task(self._go_on())
 
+    def grant_input(
+        self, call_id: int, number: int, items: int, bytes_: int, is_closed: bool
+    ) -> None:
+        """Let the caller send more of an input, or no more."""
+        self.stream.session.grant_input(call_id, number, items, bytes_, is_closed=is_closed)
+        self.stream.kick()
+
     async def _go_on(self) -> None:
         await self.stream.wait_room()
         self._waiting_for_room = None

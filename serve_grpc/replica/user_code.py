@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from serve_grpc._serve.replicas import ReplicaAdapter, UserMethod
+from serve_grpc._serve.replicas import ReplicaAdapter, UserMethod, refuse_inputs_of_batches
 from serve_grpc._serve.requests import enter_request
 from serve_grpc._serve.tracing import Scope
 from serve_grpc.allow_list import AllowList, check_allowed
@@ -29,6 +29,7 @@ from serve_grpc.errors import (
 from serve_grpc.payload import ON_LOOP_BYTES, Memory, Payload, Segments
 from serve_grpc.pickling import copied_bytes
 from serve_grpc.replica.failures import OutputError
+from serve_grpc.replica.inputs import Inputs
 from serve_grpc.replica.invocation import Invocation, Stage
 from serve_grpc.replica.streams import stream_in_this_thread, stream_on_loop
 from serve_grpc.replica.thread_call import ThreadCall
@@ -133,6 +134,8 @@ class UserCode:
         # The arguments live on as objects; their bytes would be held for as long as the code runs.
         payload = invocation.payload = b""
         method = self._replica.method(invocation.method)
+        if invocation.inputs is not None:
+            args, kwargs = _with_inputs(invocation.inputs, method, args, kwargs)
         # What failed until here had no effects; from here on nobody knows, and callers are told so.
         invocation.stage = _CALLED
         if invocation.is_stream:
@@ -196,6 +199,13 @@ class UserCode:
             loop_gate = LoopGate(*invocation.credit, is_held=invocation.is_held)
             invocation.gate = loop_gate
             await stream_on_loop(method, args, kwargs, loop_gate, dump, send)
+
+
+def _with_inputs(
+    inputs: Inputs, method: UserMethod, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    refuse_inputs_of_batches(method)
+    return inputs.placed(args, kwargs)
 
 
 def _refuse_generator(method: UserMethod, result: Any) -> None:

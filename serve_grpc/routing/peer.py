@@ -70,6 +70,7 @@ class ReplicaFacts:
         deployment, application: What it is a replica of, for metrics.
         serializers: The only ones it takes; None for all.
         local_path: Of the socket that callers on its node may use, "" if it has none.
+        takes_inputs: Whether arguments of its calls may be streams.
     """
 
     replica_id: str
@@ -83,6 +84,7 @@ class ReplicaFacts:
     application: str = ""
     serializers: frozenset[str] | None = None
     local_path: str = ""
+    takes_inputs: bool = False
 
 
 class Peer:

@@ -26,15 +26,17 @@ class LoopGate:
     def __init__(self, items: int, bytes_: int, *, is_held: bool = False) -> None:
         self._window = ProducerWindow(items, bytes_)
         self._is_held = is_held
+        self._is_closed = False
         self._wake: asyncio.Future[None] | None = None
 
-    async def enter(self, size: int) -> None:
-        """Return when an item of `size` bytes may be sent."""
+    async def enter(self, size: int) -> bool:
+        """Return True when an item of `size` bytes may be sent, False once the gate is closed."""
         # Again and again: a wake says that something changed, not that the gate is open.
-        while self._is_held or not self._window.is_open:
+        while not self._is_closed and (self._is_held or not self._window.is_open):
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
         self._window.spend(size)
+        return not self._is_closed
 
     def grant(self, items: int, bytes_: int) -> None:
         """Let the producer go on."""
@@ -44,6 +46,11 @@ class LoopGate:
     def hold(self, is_held: bool) -> None:
         """Shut the gate, or leave it to the credit again."""
         self._is_held = is_held
+        self._look_again()
+
+    def close(self) -> None:
+        """Let the producer go its way: nobody wants its items."""
+        self._is_closed = True
         self._look_again()
 
     def _look_again(self) -> None:

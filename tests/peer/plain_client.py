@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import grpc
 
-from serve_grpc._generated.replica_pb2 import CallReply, CallRequest, Error
+from serve_grpc._generated.replica_pb2 import CallPart, CallReply, CallRequest, Error
 from serve_grpc._generated.replica_pb2_grpc import ReplicaStub
 from serve_grpc.protocol.handshake import sign_call
 
 __all__ = ["PlainClient", "error_of"]
 
 CALL = "/serve_grpc.v1.Replica/Call"
+CALL_UPLOAD = "/serve_grpc.v1.Replica/CallUpload"
+CALL_EXCHANGE = "/serve_grpc.v1.Replica/CallExchange"
 CALL_STREAM = "/serve_grpc.v1.Replica/CallStream"
 
 
@@ -58,6 +61,24 @@ class PlainClient:
         """A streaming call with a fresh proof."""
         metadata = self.proof(CALL_STREAM, request.SerializeToString())
         return self.stub.CallStream(request, timeout=20, metadata=metadata, **options)
+
+    def upload(self, parts: Iterable[CallPart], **options: Any) -> CallReply:
+        """A call with a stream among its arguments; the proof covers the first part."""
+        first, rest = _first(parts)
+        metadata = self.proof(CALL_UPLOAD, first.SerializeToString())
+        return self.stub.CallUpload(rest, **{"timeout": 20, "metadata": metadata, **options})
+
+    def exchange(self, parts: Iterable[CallPart], **options: Any) -> Any:
+        """The same, with a stream of results."""
+        first, rest = _first(parts)
+        metadata = self.proof(CALL_EXCHANGE, first.SerializeToString())
+        return self.stub.CallExchange(rest, **{"timeout": 20, "metadata": metadata, **options})
+
+
+def _first(parts: Iterable[CallPart]) -> tuple[CallPart, Iterator[CallPart]]:
+    rest = iter(parts)
+    first = next(rest)
+    return first, itertools.chain([first], rest)
 
 
 def error_of(error: grpc.RpcError) -> Error:

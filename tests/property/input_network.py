@@ -52,6 +52,18 @@ class InputTruth:
         """Whether its caller may send an item."""
         return not self.has_ended and self.window.is_open
 
+    def grant(self, items: int, bytes_: int, is_closed: bool) -> tuple[int, int, bool]:
+        """What the replica grants when it is asked to: never more than it has heard."""
+        heard = [said for kind, said in self.said[: self.heard] if kind is InputKind.ITEM]
+        given_items, given_bytes = (sum(g[i] for g in self.granted) for i in (0, 1))
+        granted = (
+            min(items, len(heard) - given_items),
+            min(bytes_, sum(map(len, heard)) - given_bytes),
+            is_closed,
+        )
+        self.granted.append(granted)
+        return granted
+
     def say(self, kind: InputKind, size: int) -> tuple[bytes, Error | None]:
         """The caller says something; returns payload and error of the frame."""
         text = f"{self.label}:{len(self.said)};"

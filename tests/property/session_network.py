@@ -168,7 +168,7 @@ class Network:
         self, call_id: int, truth: InputTruth, items: int, bytes_: int, is_closed: bool
     ) -> None:
         """The user's code took some of an input, or wants no more of it."""
-        truth.granted.append((items, bytes_, is_closed))
+        items, bytes_, is_closed = truth.grant(items, bytes_, is_closed)
         self.replica.grant_input(call_id, truth.number, items, bytes_, is_closed=is_closed)
 
     def fail(self, call_id: int, size: int) -> None:

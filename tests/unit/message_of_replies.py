@@ -97,12 +97,15 @@ class Line:
 
     Args:
         new_call: The class of its calls.
+        input_credit: First credit of each input; None if the replica takes none.
 
     Attributes:
         ids: Of each call in its session, by its name.
     """
 
-    def __init__(self, new_call: type[Call] = Call) -> None:
+    def __init__(
+        self, new_call: type[Call] = Call, input_credit: tuple[int, int] | None = None
+    ) -> None:
         secrets = ClusterSecrets(lambda: (SECRET,), (SECRET,))
         peer = Peer(ReplicaFacts("replica-1", "nowhere:1", max_ongoing_requests=100))
         self.connection = Connection(peer, Settings(), secrets)
@@ -118,7 +121,7 @@ class Line:
 
         self._new_call: type[Call] = Scripted
         self.connection.users.add(self.chooser)
-        machine, self._replica = open_pair()
+        machine, self._replica = open_pair(input_credit=input_credit)
         session: Any = object.__new__(Session)
         session.machine, session._pump, session.is_open = machine, _Stream(), True
         session._interval_s, session._received_s = Settings().heartbeat_interval_s, 0.0
@@ -126,6 +129,7 @@ class Line:
         session.kick = session._pump.kick
         self.connection._session = session
         self.connection.peer_max_message_bytes = machine.peer_max_message_bytes
+        self.connection.takes_inputs = input_credit is not None
         peer.state = PeerState.READY
         self.calls: dict[str, Call] = {}
         self.deliveries: dict[str, Delivery] = {}

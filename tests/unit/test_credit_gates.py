@@ -77,9 +77,23 @@ def test_a_producer_cancelled_at_a_loop_gate_has_spent_nothing() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         gate.grant(1, 1)
-        return await asyncio.wait_for(gate.enter(1), PATIENCE_S) is None
+        return await asyncio.wait_for(gate.enter(1), PATIENCE_S)
 
     assert asyncio.run(main())
+
+
+def test_a_closed_loop_gate_lets_its_producer_go_its_way() -> None:
+    async def main() -> None:
+        gate = LoopGate(0, 0)
+        task = asyncio.create_task(gate.enter(1))
+        await settle()
+        assert not task.done()
+        gate.close()
+        assert await asyncio.wait_for(task, PATIENCE_S) is False
+        gate.grant(9, 9)
+        assert await gate.enter(1) is False
+
+    asyncio.run(main())
 
 
 class Producer:

@@ -174,7 +174,7 @@ def test_without_the_lane_nothing_is_made_and_nothing_published(
 
         async def test(adapter: ReplicaAdapter, _: Metrics) -> None:
             metadata = await endpoint.publish_endpoint(None)
-            assert set(metadata["serve_grpc"]) == {"address", "actor_id"}
+            assert set(metadata["serve_grpc"]) == {"address", "actor_id", "inputs"}
             await adapter._replica.perform_graceful_shutdown()
 
         run(monkeypatch, test, session, local=False)
@@ -196,7 +196,7 @@ def test_a_replica_that_cannot_have_the_lane_starts_all_the_same(
 ) -> None:
     async def test(adapter: ReplicaAdapter, metrics: Metrics) -> None:
         metadata = await endpoint.publish_endpoint(None)
-        assert set(metadata["serve_grpc"]) == {"address", "actor_id"}
+        assert set(metadata["serve_grpc"]) == {"address", "actor_id", "inputs"}
         connection = connected(metadata, Chooser())
         await eventually_async(lambda: connection.peer.state is PeerState.READY)
         await adapter._replica.perform_graceful_shutdown()

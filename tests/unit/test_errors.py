@@ -14,6 +14,16 @@ from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 
 from serve_grpc import errors
 
+
+class Cause(Exception):
+    """Equal to a copy of it, which exceptions are not."""
+
+    __hash__ = Exception.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Cause and self.args == other.args
+
+
 PLACE = {"request_id": "req-1", "replica_id": "rep-1", "may_have_executed": True}
 SAMPLES = [
     errors.ServeGrpcError("something", **PLACE),
@@ -24,6 +34,9 @@ SAMPLES = [
     errors.ReplicaUnavailableError("not there", **PLACE),
     errors.DeadlineExceededError("too late", **PLACE),
     errors.ReplicaError("broken", **PLACE),
+    errors.RequestStreamError(
+        "no more", cause=Cause("why"), request_id="req-1", replica_id="rep-1"
+    ),
 ]
 every_error = pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
 

@@ -7,7 +7,10 @@ from serve_grpc.caller.feed import Feed
 from serve_grpc.routing.peer import ReplicaFacts
 
 NOBODY = ReplicaSet(())
-OURS = ReplicaSet((ReplicaFacts("a", "h:1", serializers=frozenset({"msgpack"})),))
+OURS = ReplicaSet(
+    (ReplicaFacts("a", "h:1", serializers=frozenset({"msgpack"}), takes_inputs=True),)
+)
+OLD = ReplicaSet((*OURS.replicas, ReplicaFacts("b", "h:2")))
 SERVES = ReplicaSet((ReplicaFacts("a", ""),))
 
 
@@ -32,6 +35,13 @@ def test_replicas_without_an_endpoint_are_left_to_serve_until_there_are_others()
     assert after(feed, NOBODY).is_serve_routed  # nothing else is known of it
     feed = after(feed, OURS)
     assert (feed.fallback_reason, feed.is_serve_routed) == (None, False)
+
+
+def test_streams_are_arguments_where_every_replica_with_an_endpoint_takes_them() -> None:
+    assert Feed().takes_inputs  # as far as is known
+    assert after(Feed(), OURS).takes_inputs
+    assert not after(Feed(), OLD).takes_inputs
+    assert after(after(Feed(), OLD), NOBODY).takes_inputs
 
 
 def test_a_request_router_of_the_deployments_own_chooses() -> None:

@@ -51,6 +51,15 @@ def test_a_host_serves_as_many_sessions_as_it_may() -> None:
     run(main())
 
 
+def test_a_host_tells_how_much_of_each_stream_among_arguments_may_be_sent_ahead() -> None:
+    async def main() -> None:
+        host = new_host(stream_window_items=7, stream_window_bytes=700)
+        caller = await Caller(loopback_dial(host.serve)).opened()
+        assert caller.session.input_credit == (7, 700)
+
+    run(main())
+
+
 def test_a_host_that_drains_tells_those_that_are_there_and_refuses_the_others() -> None:
     async def main() -> None:
         host = new_host()

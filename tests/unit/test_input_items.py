@@ -8,7 +8,12 @@ from serve_grpc._generated.replica_pb2 import CallerBatch, Error, InputItem, Rep
 from serve_grpc.payload import joined
 from serve_grpc.protocol.envelope import InputPlace
 from serve_grpc.protocol.input_items import InboundItem, InputKind, InputNews
-from serve_grpc.protocol.wire import MAX_INPUTS, WireError
+from serve_grpc.protocol.wire import (
+    MAX_INPUT_CREDIT_BYTES,
+    MAX_INPUT_CREDIT_ITEMS,
+    MAX_INPUTS,
+    WireError,
+)
 from tests.unit.sessions import UNARY, drain_into, fields, open_pair
 
 CREDIT = 4, 100_000
@@ -122,10 +127,13 @@ def test_an_item_over_the_limit_fails_its_input_and_nothing_else():
 
 def test_credit_and_the_end_of_interest_reach_the_caller(pair):
     caller, replica = pair
-    replica.grant_input(1, 0, 3, 50)
+    for _ in range(2):
+        caller.send_input(1, 0, InputKind.ITEM, b"x" * 25)
+    heard(caller, replica)
+    replica.grant_input(1, 0, 2, 50)
     replica.grant_input(1, 1, 0, 0, is_closed=True)
     assert told(caller, replica) == [
-        InputNews("call", 0, 3, 50, False),
+        InputNews("call", 0, 2, 50, False),
         InputNews("call", 1, 0, 0, True),
     ]
 
@@ -168,10 +176,13 @@ def test_a_caller_that_lies_about_inputs_breaks_the_session(pair, items):
 
 
 def test_inputs_that_were_not_agreed_on_break_the_session():
-    caller, replica = open_pair()
-    caller.request("call", fields(inputs=PLACES))
+    _, replica = open_pair()
+    batch = CallerBatch(
+        templates=[{"number": 1, "has_inputs": True}],
+        requests=[{"id": 1, "template": 1, "inputs": [{}]}],
+    )
     with pytest.raises(WireError, match="not agreed on"):
-        drain_into(caller.outbox, replica.receive)
+        replica.receive(batch.SerializeToString())
 
 
 def test_too_many_inputs_break_the_session():
@@ -185,6 +196,20 @@ def test_a_replica_that_grants_what_there_is_not_breaks_the_session(pair):
     caller, _ = pair
     with pytest.raises(WireError, match="credit for input 2"):
         caller.receive(ReplicaBatch(input_credits=[{"id": 1, "number": 2}]).SerializeToString())
+
+
+@pytest.mark.parametrize("granted", [{"items": 2}, {"items": 1, "bytes": 5}])
+def test_a_replica_that_grants_more_than_was_sent_breaks_the_session(pair, granted):
+    caller, replica = pair
+    caller.send_input(1, 0, InputKind.ITEM, b"item")
+    heard(caller, replica)
+    with pytest.raises(WireError, match="too much credit"):
+        caller.receive(ReplicaBatch(input_credits=[{"id": 1, **granted}]).SerializeToString())
+
+
+def test_what_is_sent_ahead_has_a_bound_of_its_own():
+    caller, _ = open_pair(input_credit=(2**32 - 1, 2**32 - 1))
+    assert caller.input_credit == (MAX_INPUT_CREDIT_ITEMS, MAX_INPUT_CREDIT_BYTES)
 
 
 @pytest.mark.parametrize("end", ["answered", "failed", "rejected", "cancelled"])
@@ -227,7 +252,7 @@ def test_inputs_of_running_calls_go_on_while_the_replica_drains(pair):
     caller.send_input(1, 0, InputKind.ITEM, LARGE)
     caller.send_input(1, 0, InputKind.END)
     assert [joined(item.payload) for item in heard(caller, replica)] == [LARGE, b""]
-    replica.grant_input(1, 1, 1, 1)
+    replica.grant_input(1, 1, 0, 0, is_closed=True)
     assert len(told(caller, replica)) == 1
 
 

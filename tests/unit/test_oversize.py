@@ -99,7 +99,7 @@ def test_a_result_tells_that_it_is_the_first_thing_lent() -> None:
     (event,) = received.events
     assert event.payload is told
     assert told.stored == Stored(SIZE)  # neither id nor owner: both come by Ray's own call
-    assert replica.lent == {number: ("object", "another")}
+    assert replica.replies.lent == {number: ("object", "another")}
     assert caller.calls == {}
 
 

@@ -78,7 +78,8 @@ def test_an_error_goes_with_the_refs_that_it_names() -> None:
     one = invocation(replies, 1)
     replies.finish(one, with_refs(b"", ("a ref",)), Error(message="failed"))
     (reply,) = ReplicaBatch.FromString(stream.session.outbox.take()).replies
-    assert (reply.error.message, stream.session.lent) == ("failed", {reply.lent: ("a ref",)})
+    lent = stream.session.replies.lent
+    assert (reply.error.message, lent) == ("failed", {reply.lent: ("a ref",)})
 
 
 def test_streams_are_held_while_their_caller_leaves_replies_unread() -> None:

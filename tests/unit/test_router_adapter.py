@@ -69,10 +69,12 @@ def test_what_a_replica_publishes_is_what_its_callers_know() -> None:
     assert (facts.serializers, facts.local_path) == (frozenset({"msgpack"}), "/tmp/socket")
 
 
-def test_a_replica_without_a_local_lane_publishes_what_it_always_did() -> None:
+def test_a_replica_without_a_local_lane_publishes_no_path() -> None:
     entry = Endpoint("10.0.0.1:7000", "actor").as_metadata()[ENDPOINT_KEY]
-    assert entry == {"address": "10.0.0.1:7000", "actor_id": "actor"}
+    assert entry == {"address": "10.0.0.1:7000", "actor_id": "actor", "inputs": True}
     assert facts_of(entry).local_path == ""
+    assert facts_of(entry).takes_inputs
+    assert not facts_of({"address": "10.0.0.1:7000", "actor_id": "actor"}).takes_inputs
 
 
 @pytest.mark.parametrize(

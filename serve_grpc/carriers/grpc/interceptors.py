@@ -29,6 +29,14 @@ __all__ = ["Doors", "SignedMetadata", "open_server"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
+_KINDS = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+"""Attributes of a handler, by whether its requests and its responses are streams."""
+
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
 
@@ -38,8 +46,8 @@ class Doors(grpc.aio.ServerInterceptor):
     Args:
         service: Full name of our service.
         session: Handler of its sessions.
-        read: Reads and checks the one request of any other call of it, in gRPC's place: given the
-            call's context and full method.
+        read: Reads and checks the one request of any other call of it, or the first of several, in
+            gRPC's place: given the call's context and full method.
     """
 
     def __init__(
@@ -63,7 +71,7 @@ class Doors(grpc.aio.ServerInterceptor):
         if method == self._session_method:
             return self._session
         handler = await continuation(handler_call_details)
-        if not method.startswith(self._methods) or handler is None or handler.request_streaming:
+        if not method.startswith(self._methods) or handler is None:
             return handler
 
         async def request_of(context: Any) -> Any:
@@ -71,15 +79,17 @@ class Doors(grpc.aio.ServerInterceptor):
             try:
                 return handler.request_deserializer(data)
             except DecodeError as error:
-                text = f"not a CallRequest: {error}"
+                text = f"not a request of {method}: {error}"
                 await abort(context, grpc.StatusCode.INVALID_ARGUMENT, text)
 
+        call = getattr(handler, _KINDS[handler.request_streaming, handler.response_streaming])
+
         async def answer(_: object, context: Any) -> Any:
-            result = handler.unary_unary(await request_of(context), context)
+            result = call(await request_of(context), context)
             return await result if inspect.isawaitable(result) else result
 
         async def stream(_: object, context: Any) -> Any:
-            results = handler.unary_stream(await request_of(context), context)
+            results = call(await request_of(context), context)
             if inspect.isawaitable(results):  # of an interceptor that writes by itself
                 return await results
             try:
@@ -89,6 +99,7 @@ class Doors(grpc.aio.ServerInterceptor):
                 if hasattr(results, "aclose"):  # a generator, and not only an iterator
                     await results.aclose()
 
+        # Without a deserializer: what such a handler reads by hand comes as bytes.
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 stream, response_serializer=handler.response_serializer

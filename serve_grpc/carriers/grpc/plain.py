@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import grpc
 
 from serve_grpc._generated.replica_pb2 import CallRequest, Error
+from serve_grpc.carriers.grpc.plain_input import PlainInput
 from serve_grpc.carriers.grpc.status import abort
 from serve_grpc.protocol.status import shortened
 
@@ -34,6 +35,7 @@ class PlainCall:
 
     Attributes:
         trace: W3C trace context of the caller's span, as its metadata had it.
+        input: The stream among its arguments; None without.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class PlainCall:
         is_stream: bool,
         timeout_s: float | None,
         trace: dict[str, str],
+        input_: PlainInput | None = None,
     ) -> None:
         self.request = request
         self.is_stream = is_stream
         self.timeout_s = timeout_s
         self.trace = trace
+        self.input = input_
         self._outputs: asyncio.Queue[bytes | Error | None] = asyncio.Queue()
         self.on_taken: Callable[[int], None] | None = None
         """Called with the size of each item that was written, to grant the producer more."""

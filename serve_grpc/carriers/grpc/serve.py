@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from serve_grpc._generated.replica_pb2 import DESCRIPTOR, CallReply, CallRequest
+from serve_grpc._generated.replica_pb2 import DESCRIPTOR
 from serve_grpc.carriers.counters import Counters
 from serve_grpc.carriers.cut_off import CutOff
 from serve_grpc.carriers.grpc.accepted import ServerLink
 from serve_grpc.carriers.grpc.credentials import bind, largest_message, server_options
 from serve_grpc.carriers.grpc.interceptors import Doors, SignedMetadata, open_server
-from serve_grpc.carriers.grpc.plain import PlainCall, abort_call
+from serve_grpc.carriers.grpc.plain import PlainCall
+from serve_grpc.carriers.grpc.plain_door import PlainDispatcher, PlainDoor
 from serve_grpc.carriers.grpc.status import abort
 from serve_grpc.carriers.host import SessionHost
 from serve_grpc.carriers.replica_pump import SessionDispatcher
@@ -35,19 +35,12 @@ __all__ = ["Dispatcher", "PlainCall", "ReplicaServer"]
 logger = logging.getLogger(LOGGER_NAME)
 
 SERVICE = DESCRIPTOR.services_by_name["Replica"].full_name
-TRACE_KEYS = ("traceparent", "tracestate")
 MAX_OTHER_CALLS = 2048
 """Calls on their way through all doors beside sessions, those of unproven peers among them."""
 
 
-class Dispatcher(SessionDispatcher, Protocol):
+class Dispatcher(SessionDispatcher, PlainDispatcher, Protocol):
     """Who decides what requests mean, those of the plain door too. On the server's loop."""
-
-    def on_plain_call(self, call: PlainCall) -> None:
-        """A request through the plain door; answered through the call's methods."""
-
-    def on_plain_call_closed(self, call: PlainCall) -> None:
-        """The plain caller went away or was answered."""
 
 
 class ReplicaServer:
@@ -108,22 +101,9 @@ class ReplicaServer:
         return self.host.counters
 
     def _add_doors(self) -> None:
-        messages = {
-            "request_deserializer": CallRequest.FromString,
-            "response_serializer": CallReply.SerializeToString,
-        }
+        handlers = PlainDoor(self._dispatcher, self._settings).handlers()
         self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(
-                    SERVICE,
-                    {
-                        "Call": grpc.unary_unary_rpc_method_handler(self._call, **messages),
-                        "CallStream": grpc.unary_stream_rpc_method_handler(
-                            self._call_stream, **messages
-                        ),
-                    },
-                ),
-            )
+            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -181,29 +161,6 @@ class ReplicaServer:
             # Last, for gRPC ends the call with what leaves the handler.
             link.end_handler()
 
-    async def _call(self, request: CallRequest, context: Any) -> CallReply:
-        call = self._open_plain(request, context, is_stream=False)
-        try:
-            output = await call.next()
-            if isinstance(output, bytes):
-                return CallReply(payload=output)
-            assert output is not None, "a unary call ends with a result or an error"
-            await abort_call(context, output)
-        finally:
-            self._dispatcher.on_plain_call_closed(call)
-
-    async def _call_stream(self, request: CallRequest, context: Any) -> AsyncIterator[CallReply]:
-        call = self._open_plain(request, context, is_stream=True)
-        try:
-            while isinstance(output := await call.next(), bytes):
-                yield CallReply(payload=output)
-                if call.on_taken is not None:
-                    call.on_taken(len(output))
-            if output is not None:
-                await abort_call(context, output)
-        finally:
-            self._dispatcher.on_plain_call_closed(call)
-
     async def _read(self, context: Any, method: str) -> bytes:
         # By hand, so that a request is read only when there is room for it.
         link = ServerLink(context)
@@ -222,11 +179,3 @@ class ReplicaServer:
             logger.debug("a call of %s by %s is not proven", method, context.peer())
             await abort(context, grpc.StatusCode.UNAUTHENTICATED, UNAUTHENTICATED)
         return bytes(data)
-
-    def _open_plain(self, request: CallRequest, context: Any, *, is_stream: bool) -> PlainCall:
-        metadata = context.invocation_metadata() or ()
-        trace = {k: v for k, v in metadata if k in TRACE_KEYS and isinstance(v, str)}
-        remaining = context.time_remaining()
-        call = PlainCall(request, is_stream=is_stream, timeout_s=remaining, trace=trace)
-        self._dispatcher.on_plain_call(call)
-        return call

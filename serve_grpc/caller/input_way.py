@@ -1,0 +1,69 @@
+"""The way of a sent call's inputs, to the session that has the call; on the transport's loop."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from serve_grpc.caller.item_writer import Entry
+from serve_grpc.caller.lending import Lender, Loan
+from serve_grpc.caller.outcomes import Outcome
+from serve_grpc.caller.session import Session
+from serve_grpc.carriers.counters import Counters
+from serve_grpc.payload import Payload, Segments, refs_of
+from serve_grpc.pickling import readable
+from serve_grpc.protocol.input_items import InputKind
+
+__all__ = ["InputWay", "Sender"]
+
+
+class Sender(Protocol):
+    """A delivery, by what is done to it here."""
+
+    loan: Loan | None
+
+    def end(self, outcome: Outcome) -> bool:
+        """End the call."""
+
+
+class InputWay:
+    """Args: `sender`, whose call it is; `call_id`, of the call in this session; `lender` and
+    `counters`, of its connection.
+
+    Attributes:
+        sender: As given.
+        credit: First credit of each input, in items and bytes.
+    """
+
+    def __init__(
+        self, sender: Sender, call_id: int, session: Session, lender: Lender, counters: Counters
+    ) -> None:
+        credit = session.machine.input_credit
+        assert credit is not None, "refused before (`refusal`)"
+        self.sender = sender
+        self.credit: tuple[int, int] = credit
+        self._call_id = call_id
+        self._session = session
+        self._lender = lender
+        self._counters = counters
+
+    def send(self, number: int, entry: Entry) -> int:
+        """Queue what an input has to say; returns the bytes that count as credit."""
+        machine, (kind, payload, error) = self._session.machine, entry
+        if type(payload) is Segments:  # most are small
+            self._lend(payload)
+            payload = readable(payload, machine.reads_buffers)
+        machine.send_input(self._call_id, number, kind, payload, error)
+        if kind is InputKind.ITEM:
+            self._counters.inputs_sent += 1
+            self._counters.input_bytes_sent += len(payload)
+        return len(payload)
+
+    def _lend(self, payload: Payload) -> None:
+        if refs := refs_of(payload):
+            sender = self.sender
+            sender.loan = sender.loan or Loan(())
+            sender.loan.take_on(refs, self._lender, self._session.machine.epoch, self._call_id)
+
+    def kick(self) -> None:
+        """Have the queued written."""
+        self._session.kick()
