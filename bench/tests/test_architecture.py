@@ -32,6 +32,7 @@ ARROWS = (
     ("workers",),
     ("on_serve", "growth"),
     ("http", "ray_programs", "doors", "micro", "shared_memory", "grpc_payloads", "two_nodes"),
+    ("request_streams",),
     ("show",),
     ("cli", "docs_page"),
     ("__main__",),
@@ -40,7 +41,16 @@ ARROWS = (
 
 # What measures or draws needs these; who only reads a run, or starts a worker, does without.
 ONLY_IN = {
-    "ray": ("on_serve", "http", "ray_programs", "two_nodes", "stand_ins", "micro", "tests"),
+    "ray": (
+        "on_serve",
+        "http",
+        "ray_programs",
+        "two_nodes",
+        "request_streams",
+        "stand_ins",
+        "micro",
+        "tests",
+    ),
     "serve_grpc": (
         "on_serve",
         "ray_programs",
@@ -52,7 +62,7 @@ ONLY_IN = {
         "grpc_payloads",
         "tests",
     ),
-    "grpc": ("load", "on_serve", "stand_ins"),
+    "grpc": ("load", "on_serve", "stand_ins", "request_streams"),
     "matplotlib": ("show",),
     "tests": ("tests",),
 }

@@ -1,0 +1,6 @@
+"""Streams as arguments, against what a user does without them.
+
+apps       what is called, and the callers, each a deployment
+cluster    a Ray node with them on it
+__main__   the command: runs each case in turns, prints a table
+"""
