@@ -11,7 +11,7 @@ PROTO := .venv-proto
 SIDE_BY_SIDE := $(BIN)/python -m pytest -q --dist loadscope --durations 60 -r fER $(TEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-faults soak test-long fuzz test-ray-versions test-dependencies check bench bench-quick wrk proto venv clean
+.PHONY: help demo voice test test-all test-faults soak test-long fuzz test-ray-versions test-dependencies check bench bench-quick wrk proto venv clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -19,6 +19,9 @@ help: ## list the targets
 
 demo: $(READY) ## run a small search service and compare the transports (< 2 min)
 	@$(BIN)/python -m examples.search.demo
+
+voice: $(READY) ## speak into a chain of streams over three deployments, and listen to what comes out
+	@$(BIN)/python -m examples.voice.run
 
 test: $(READY) ## run what shows a break in our code, on a real Ray Serve too (< 6 min)
 	$(SIDE_BY_SIDE) -n 3 -m "not full and not long and not soak"

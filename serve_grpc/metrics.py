@@ -87,6 +87,8 @@ class TrafficMetrics:
         self._messages = totals("messages", "Messages on sessions.")
         self._bytes = totals("message_bytes", "Bytes of messages on sessions.")
         self._frames = totals("message_frames", "Requests and replies in messages on sessions.")
+        self._inputs = totals("input_items", "Items of streams that are arguments.")
+        self._input_bytes = totals("input_bytes", "Bytes of items of streams that are arguments.")
         self._stored = totals(
             "stored_payloads", "Payloads over the message limit that went by Ray's object store."
         )
@@ -99,6 +101,10 @@ class TrafficMetrics:
         self._bytes.tell(traffic.bytes_received, "received")
         self._frames.tell(traffic.frames_sent, "sent")
         self._frames.tell(traffic.frames_received, "received")
+        self._inputs.tell(traffic.inputs_sent, "sent")
+        self._inputs.tell(traffic.inputs_received, "received")
+        self._input_bytes.tell(traffic.input_bytes_sent, "sent")
+        self._input_bytes.tell(traffic.input_bytes_received, "received")
         self._stored.tell(traffic.stored_sent, "sent")
         self._stored.tell(traffic.stored_received, "received")
 

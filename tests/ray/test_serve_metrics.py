@@ -42,7 +42,8 @@ def test_what_was_called_is_in_our_metrics(metered):
     assert len(list(metered.options(method_name="items", stream=True).remote(ITEMS))) == ITEMS
     with pytest.raises(ValueError, match="a bad value"):
         metered.fail.remote().result(timeout_s=PATIENCE_S)
-    frames = {"sent": CALLS + 2, "received": CALLS + ITEMS + 2}
+    assert metered.total.remote(n for n in range(ITEMS)).result(timeout_s=PATIENCE_S) == 10
+    frames = {"sent": CALLS + 3, "received": CALLS + ITEMS + 3}
 
     def told() -> bool:
         now = scrape()
@@ -60,7 +61,15 @@ def test_what_was_called_is_in_our_metrics(metered):
             for direction in ("sent", "received")
         ]
         sent, received = frames.values()
-        return ours == replicas == [CALLS + 1, 1] and carried == [sent, received, received, sent]
+        inputs = [
+            now.total("serve_grpc_input_items", deployment="Own", direction="sent"),
+            now.total("serve_grpc_replica_input_items", deployment="Own", direction="received"),
+        ]
+        return (
+            ours == replicas == [CALLS + 2, 1]
+            and carried == [sent, received, received, sent]
+            and inputs == [ITEMS, ITEMS]
+        )
 
     eventually(told, timeout_s=PATIENCE_S)
     now = scrape()
@@ -84,9 +93,9 @@ def test_statistics_are_of_the_handle_and_its_copies(metered):
     assert (now.deployment_name, now.app_name) == ("Own", "own")
     assert (now.transport, now.fallback_reason) == ("serve_grpc", None)
     assert now.calls["user_exception"] == 1
-    assert now.calls["ok"] == CALLS + 1
-    assert now.requests_sent == CALLS + 2
-    assert now.replies_received == CALLS + 2 + ITEMS
+    assert now.calls["ok"] == CALLS + 2
+    assert now.requests_sent == CALLS + 3
+    assert now.replies_received == CALLS + 3 + ITEMS
     assert now.messages_sent > 0
     assert now.messages_received > 0
     assert now.bytes_sent > now.requests_sent * 10

@@ -86,6 +86,8 @@ def test_messages_are_told_in_both_directions(made: dict[str, Metric]) -> None:
     counters = Counters()
     counters.messages_sent, counters.bytes_sent, counters.frames_sent = 1, 20, 3
     counters.stored_sent, counters.stored_received = 7, 8
+    counters.inputs_sent, counters.input_bytes_sent = 9, 10
+    counters.inputs_received, counters.input_bytes_received = 11, 12
     counters.messages_received, counters.bytes_received, counters.frames_received = 4, 50, 6
     metrics.TrafficMetrics("caller", TAGS).tell(counters)
     sent, received = {"direction": "sent"}, {"direction": "received"}
@@ -94,6 +96,8 @@ def test_messages_are_told_in_both_directions(made: dict[str, Metric]) -> None:
         "caller_message_bytes": [(20, sent), (50, received)],
         "caller_message_frames": [(3, sent), (6, received)],
         "caller_stored_payloads": [(7, sent), (8, received)],
+        "caller_input_items": [(9, sent), (11, received)],
+        "caller_input_bytes": [(10, sent), (12, received)],
     }
 
 

@@ -30,6 +30,9 @@ class Metered(Gated):
     async def fail(self) -> None:
         raise ValueError("a bad value")
 
+    async def total(self, numbers: Any) -> int:
+        return sum([number async for number in numbers])
+
     async def items(self, number: int) -> AsyncIterator[int]:
         for i in range(number):
             yield i
