@@ -31,8 +31,6 @@ THROUGH: dict[str, tuple[str, ...]] = {
     "caller/line.py": ("tests/property/test_router.py",),
     "caller/raising.py": ("tests/unit/test_call.py", "tests/unit/test_user_exceptions.py"),
     "caller/refusal.py": ("tests/unit/test_oversize.py", "tests/unit/test_delivery.py"),
-    "caller/registry.py": ("tests/unit/test_opt_in.py",),
-    "caller/waiters.py": ("tests/unit/test_call_waiters.py",),
     "carriers/caller_pump.py": ("tests/unit/test_pumps.py",),
     "carriers/grpc/enums.py": ("tests/unit/test_call_context.py",),
     "carriers/grpc/interceptors.py": ("tests/behaviour/test_observed.py",),
