@@ -162,7 +162,7 @@ class CallerSession(SessionLife, Generic[CallT]):
             (fields.multiplexed_model_id + fields.session_id).encode()
         if fields.inputs:
             "".join(name for _, name in fields.inputs).encode()
-            fields.envelope = fields.envelope._replace(has_inputs=True)
+            fields.envelope = Envelope(*fields.envelope[:-1], has_inputs=True)
             self._inputs.open(self._next_id, len(fields.inputs))
         call_id = self._next_id
         self._next_id += 1

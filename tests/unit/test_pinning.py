@@ -156,7 +156,9 @@ def test_without_an_endpoint_a_bound_call_raises_where_it_is_made() -> None:
         early = fleet.handle(replica_id="a").remote("early", 1)
         early_pin = asyncio.ensure_future(fleet.handle().pin().__aenter__())
         await asyncio.sleep(1)
-        fleet.adapter.tell(SimpleNamespace(replicas=("one",), reachable=(), serializers=None))
+        fleet.adapter.tell(
+            SimpleNamespace(replicas=("one",), reachable=(), serializers=None, takes_inputs=True)
+        )
         with pytest.raises(ServeGrpcError, match="has no serve_grpc endpoint"):
             fleet.handle(replica_id="a").remote("late", 1)
         for waited in (early, early_pin, fleet.handle().pin().__aenter__()):
