@@ -326,7 +326,9 @@ def test_a_call_whose_request_had_to_be_stored_goes_on_to_its_replica() -> None:
 def test_without_an_endpoint_a_bound_call_says_what_would_work() -> None:
     async def main(fleet: SmallFleet) -> None:
         early = fleet.call("early", FIRST)
-        plain = SimpleNamespace(replicas=("one without",), reachable=(), serializers=None)
+        plain = SimpleNamespace(
+            replicas=("one without",), reachable=(), serializers=None, takes_inputs=True
+        )
         fleet.adapter.tell(plain)
         for call in (early, fleet.call("late", FIRST)):
             await call.wait_done()
