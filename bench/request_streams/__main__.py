@@ -24,6 +24,7 @@ os.environ.update(SERVE_FLAGS["default" if "--default-flags" in sys.argv else "t
 BEST = (BY_REFERENCE, *serves("cloudpickle"))
 """Serve's own, of which the better one counts."""
 Rates = dict[str, float]
+FIRSTS = "first item through a relay of three hops"
 CASES: list[tuple[str, str, list[tuple[str, str]]]] = [
     # What, over what it is divided, and the measurements: a name and a method of the caller.
     (
@@ -52,7 +53,7 @@ CASES: list[tuple[str, str, list[tuple[str, str]]]] = [
 ]
 
 
-async def _measure(rounds: int) -> tuple[dict[str, list[Rates]], dict[str, list[float]]]:
+async def _measure(rounds: int, only: str) -> tuple[dict[str, list[Rates]], dict[str, list[float]]]:
     """What each round saw: rates by case and name, and ratios of first items by carrier."""
     from bench.request_streams.cluster import Callers
 
@@ -60,15 +61,19 @@ async def _measure(rounds: int) -> tuple[dict[str, list[Rates]], dict[str, list[
     rates: dict[str, list[Rates]] = {}
     firsts: dict[str, list[float]] = {}
     for number in range(rounds + 1):
-        for what, _, measurements in CASES:
+        for what, _, measurements in _chosen(only):
             seen = {name: await callers.measure(name, how) for name, how in measurements}
             if number:  # the first round warms up
                 rates.setdefault(what, []).append(seen)
-        for contender in (OURS, OVER_GRPC):
+        for contender in (OURS, OVER_GRPC) if only in FIRSTS else ():
             relayed_s, lone_s = await callers.measure(contender, "first_items")
             if number:
                 firsts.setdefault(contender, []).append(relayed_s / lone_s)
     return rates, firsts
+
+
+def _chosen(only: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    return [case for case in CASES if only in case[0]]
 
 
 def _is_floor(what: str, name: str, carrier: str) -> bool:
@@ -82,14 +87,15 @@ def _is_floor(what: str, name: str, carrier: str) -> bool:
 
 @click.command(help=__doc__)
 @click.option("--rounds", default=5, show_default=True)
+@click.option("--only", default="", help="Cases whose name contains this.")
 @click.option("--default-flags", is_flag=True, help="Serve's default flags.")
-def main(rounds: int, default_flags: bool) -> None:
+def main(rounds: int, only: str, default_flags: bool) -> None:
     from bench.request_streams.cluster import one_node
 
     with one_node():
-        rates, firsts = asyncio.run(_measure(rounds))
+        rates, firsts = asyncio.run(_measure(rounds, only))
     median: Callable[[Any], float] = statistics.median
-    for what, over, _ in CASES:
+    for what, over, _ in _chosen(only):
         click.echo(f"\n{what}; ratio to: {over}")
         for name in rates[what][0]:
             carrier = OVER_GRPC if name.startswith(OVER_GRPC) else OURS
@@ -101,7 +107,8 @@ def main(rounds: int, default_flags: bool) -> None:
                 f"  {name} | {median(seen[name] for seen in rates[what]):,.0f} | "
                 f"{median(ratios):.2f} ({ratios[0]:.2f} ... {ratios[-1]:.2f})"
             )
-    click.echo("\nfirst item through a relay of three hops; ratio to: three lone calls")
+    if firsts:
+        click.echo(f"\n{FIRSTS}; ratio to: three lone calls")
     for contender, ratios in firsts.items():
         low, high = min(ratios), max(ratios)
         click.echo(f"  {contender} | {median(ratios):.2f} ({low:.2f} ... {high:.2f})")

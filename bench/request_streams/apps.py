@@ -16,7 +16,7 @@ import grpc
 from bench.on_serve.sides import Replica, check_own_side, new_handle
 from bench.plan.contenders import parse
 
-__all__ = ["CHUNKS", "BareEcho", "Caller", "Sink"]
+__all__ = ["HOPS", "BareEcho", "Caller", "Sink"]
 
 UPLOADS, CHUNKS, CHUNK = 50, 100, b"x" * 20_000
 PIPELINED = 10
@@ -24,6 +24,7 @@ PIPELINED = 10
 PINGS, PING = 1000, b"p" * 100
 RELAYS, TOKENS, TOKEN = 100, 1000, "token"
 FIRSTS = 50
+HOPS = "Sink", "Second", "Third"
 ECHO = "/bench.Bare/Echo"
 
 
@@ -93,7 +94,7 @@ class Caller:
     async def uploads_in_calls(self, contender: str, app: str) -> float:
         """Chunks a second, where each is a call to the one replica."""
         check_own_side(parse(contender).side)
-        take = new_handle(parse(contender), "Sink", app).take
+        take = new_handle(parse(contender), HOPS[0], app).take
 
         async def upload() -> None:
             waiting: set[Any] = set()
@@ -108,7 +109,7 @@ class Caller:
 
     async def uploads(self, contender: str, app: str) -> float:
         """Chunks a second, where an upload is one call with a stream."""
-        handle = new_handle(parse(contender), "Sink", app).upload
+        handle = new_handle(parse(contender), HOPS[0], app).upload
 
         async def chunks() -> AsyncIterator[bytes]:
             for _ in range(CHUNKS):
@@ -121,7 +122,7 @@ class Caller:
 
     async def pings(self, contender: str, app: str) -> float:
         """Round trips a second of one stream in both directions."""
-        handle = new_handle(parse(contender), "Sink", app).options(stream=True).relay
+        handle = new_handle(parse(contender), HOPS[0], app).options(stream=True).relay
         answers: asyncio.Queue[bytes] = asyncio.Queue()
 
         async def pings() -> AsyncIterator[bytes]:
@@ -151,13 +152,13 @@ class Caller:
 
     async def first_items(self, contender: str, app: str) -> tuple[float, float]:
         """Seconds until the first item came through three hops, and of three calls; medians."""
-        handle = new_handle(parse(contender), "Sink", app)
-        relay, take = handle.options(stream=True).relay, handle.take
+        relays = [hop.options(stream=True).relay for hop in _hops(contender, app)]
+        take = new_handle(parse(contender), HOPS[0], app).take
         relayed, lone = [], []
         for _ in range(FIRSTS):
             begin_s = time.perf_counter()
             items = _one(TOKEN)
-            for _ in range(3):
+            for relay in relays:
                 items = relay.remote(items)
             _check(await anext(items) == TOKEN)
             relayed.append(time.perf_counter() - begin_s)
@@ -170,32 +171,36 @@ class Caller:
 
     async def relays(self, contender: str, app: str) -> float:
         """Tokens a second of many relays through three hops, which this caller passes on."""
-        handle = new_handle(parse(contender), "Sink", app).options(stream=True)
+        first, second, third = (hop.options(stream=True) for hop in _hops(contender, app))
 
         def chain() -> Any:
-            return handle.relay.remote(handle.relay.remote(handle.tokens.remote(TOKENS)))
+            return third.relay.remote(second.relay.remote(first.tokens.remote(TOKENS)))
 
         return await _rate(RELAYS * TOKENS, *(_drain(chain()) for _ in range(RELAYS)))
 
     async def relays_by_hand(self, contender: str, app: str) -> float:
         """The same, where this caller takes each item and yields it again."""
-        handle = new_handle(parse(contender), "Sink", app).options(stream=True)
+        first, second, third = (hop.options(stream=True) for hop in _hops(contender, app))
 
         async def by_hand(items: Any) -> AsyncIterator[Any]:
             async for item in items:
                 yield item
 
         def chain() -> Any:
-            first = by_hand(handle.tokens.remote(TOKENS))
-            return handle.relay.remote(by_hand(handle.relay.remote(first)))
+            tokens = by_hand(first.tokens.remote(TOKENS))
+            return third.relay.remote(by_hand(second.relay.remote(tokens)))
 
         return await _rate(RELAYS * TOKENS, *(_drain(chain()) for _ in range(RELAYS)))
 
     async def nested(self, contender: str, app: str) -> float:
         """Tokens a second of three deployments that call one another and yield again."""
-        handle = new_handle(parse(contender), "Sink", app).options(stream=True).nested_tokens
+        handle = new_handle(parse(contender), HOPS[0], app).options(stream=True).nested_tokens
         streams = (_drain(handle.remote(2, TOKENS)) for _ in range(RELAYS))
         return await _rate(RELAYS * TOKENS, *streams)
+
+
+def _hops(contender: str, app: str) -> list[Any]:
+    return [new_handle(parse(contender), hop, app) for hop in HOPS]
 
 
 async def _one(item: Any) -> AsyncIterator[Any]:

@@ -12,7 +12,7 @@ from ray import serve
 
 from bench.on_serve.sides import actor_options, opted_in
 from bench.plan.contenders import OVER_GRPC, parse
-from bench.request_streams.apps import BareEcho, Caller, Sink
+from bench.request_streams.apps import HOPS, BareEcho, Caller, Sink
 
 __all__ = ["Callers", "one_node"]
 
@@ -47,8 +47,8 @@ class Callers:
         for side in ("serve", "serve_grpc"):
             sink = serve.deployment(max_ongoing_requests=1000, ray_actor_options=FEW)(Sink)
             # Three in a row, for the streams that callees pass on by hand.
-            third = sink.options(name="Third").bind()
-            app = sink.bind(sink.options(name="Second").bind(third))
+            first, second, third = (sink.options(name=hop) for hop in HOPS)
+            app = first.bind(second.bind(third.bind()))
             serve.run(opted_in(app, side), name=f"sink-{side}", route_prefix=None)
         echo = serve.deployment(ray_actor_options=FEW)(BareEcho)
         bare = serve.run(echo.bind(), name="bare", route_prefix=None)

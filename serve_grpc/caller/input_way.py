@@ -66,4 +66,7 @@ class InputWay:
 
     def kick(self) -> None:
         """Have the queued written."""
-        self._session.kick()
+        if len(self._session.machine.calls) == 1:
+            self._session.kick_item()
+        else:  # others fill the message
+            self._session.kick()

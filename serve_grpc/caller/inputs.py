@@ -208,9 +208,11 @@ class Inputs:
 
     def _post(self, each: _Input, entry: Entry) -> None:
         """Take what a source made; from any thread."""
+        # Items come from a task or a thread of their own. What ends an input may be told by a
+        # finalizer, in the midst of anything.
+        hand_over = self._mailbox.run if entry.kind is InputKind.ITEM else self._mailbox.post
         try:
-            # Never at once: it may be made while a state is changing, or by a finalizer.
-            self._mailbox.post(self._put, each, entry)
+            hand_over(self._put, each, entry)
         except RuntimeError:
             each.source.stop()  # the transport's loop is closed: nobody will take it
 

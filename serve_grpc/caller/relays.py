@@ -8,6 +8,7 @@ only when it may be sent, so a slow last consumer pauses the first producer, how
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -136,7 +137,9 @@ class InboxItems:
         self._inbox.took(len(item))
 
     def is_opaque(self, payload: Payload) -> bool:
-        """Not if it may name ObjectRefs, which are known only to who loads it."""
+        """Not a pickle that may name ObjectRefs, which are known only to who loads it."""
+        if self.serializer.name not in PICKLES:
+            return True
         return not any(MARK_OF_REFS.search(part) for part in pieces(payload))
 
     async def failure(self, writer: ItemWriter, terms: Terms) -> Entry | None:
@@ -223,7 +226,7 @@ class Relay:
         upstream, passed = self._upstream, 0
         while await upstream.wait_item():
             item = upstream.pass_item()
-            entry = await self._entry(item, terms)
+            entry = self._unopened(item, terms) or await self._opened(item, terms)
             await gate.enter(len(entry.payload))
             # Only now: what has been read here, and may not go on, must not make room for more.
             upstream.took(item)
@@ -233,13 +236,22 @@ class Relay:
                 await asyncio.sleep(0)
         sink(await upstream.failure(self._writer, terms) or END)
 
-    async def _entry(self, item: Any, terms: Terms) -> Entry:
-        writer, upstream = self._writer, self._upstream
+    def _unopened(self, item: Any, terms: Terms) -> Entry | None:
+        """The item as it came, if it can go on so and without a wait, as most can."""
+        if type(item) is bytes and self._is_alike and self._upstream.is_opaque(item):
+            return self._writer.checked(item, terms)
+        return None
+
+    @functools.cached_property
+    def _is_alike(self) -> bool:
+        wrote, reads = self._upstream.serializer.name, self._writer.serializer.name
+        return wrote == reads or (wrote in PICKLES and reads in PICKLES)
+
+    async def _opened(self, item: Any, terms: Terms) -> Entry:
+        writer = self._writer
         if type(item) is Value:
             return await in_thread(writer.item, item.value, terms)
-        wrote, reads = upstream.serializer.name, writer.serializer.name
-        is_alike = wrote == reads or (wrote in PICKLES and reads in PICKLES)
-        if is_alike and (wrote not in PICKLES or upstream.is_opaque(item)):
+        if self._is_alike and self._upstream.is_opaque(item):
             await _fetched(refs_of(item))
             return writer.checked(_unopened(item, writer.memory), terms)
         return await in_thread(self._rewritten, item, terms)

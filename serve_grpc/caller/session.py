@@ -45,7 +45,7 @@ class Session:
     Attributes:
         machine: The state machine, which has the calls of this session.
         is_open: Whether the replica has let us in.
-        kick: Tells the pump that there is something to write, as `CallerPump.kick`.
+        kick, kick_item: Tell the pump that there is something to write, as those of `CallerPump`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Session:
             counters=counters,
         )
         # Bound once: each call asks for it.
-        self.kick = self._pump.kick
+        self.kick, self.kick_item = self._pump.kick, self._pump.kick_item
         self._pump.start()
 
     def __repr__(self) -> str:

@@ -76,6 +76,11 @@ class CallerPump:
         if self._writer is not None:
             self._writer.kick(at_once=at_once)
 
+    def kick_item(self) -> None:
+        """As `Writer.kick_item`."""
+        if self._writer is not None:
+            self._writer.kick_item()
+
     def cancel(self, reason: str = "closed by the caller") -> None:
         """End the session; `on_closed` follows, with this reason."""
         # Before the cancel: `_run` tells by it whether a side ended the session, or the whole loop.

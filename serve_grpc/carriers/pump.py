@@ -50,6 +50,7 @@ class Writer:
         # Set by `kick`, taken by `run`; both are on the link's loop, so there is no lock.
         self._begun: Awaitable[None] | None = None
         self._low_water: list[tuple[int, asyncio.Future[None]]] = []
+        self._has_left_in_turn = False
 
     def kick(self, *, at_once: bool = False) -> None:
         """Tell that something was queued. Only from the link's own loop.
@@ -78,6 +79,22 @@ class Writer:
         # Two kicks may come before the task has its turn.
         if not wake.done():
             wake.set_result(None)
+
+    def kick_item(self) -> None:
+        """Tell that an item of a lone stream was queued, behind which more may come in this turn.
+
+        The first of a turn of the loop leaves at once: it may be all that the peer waits for. The
+        others share a message.
+        """
+        if self._has_left_in_turn:
+            self.kick()
+        else:
+            self._has_left_in_turn = True
+            asyncio.get_running_loop().call_soon(self._on_next_turn)
+            self.kick(at_once=True)
+
+    def _on_next_turn(self) -> None:
+        self._has_left_in_turn = False
 
     def _take(self) -> bytes:
         # Now, not when a frame was queued: the load on a message is that of the moment it leaves.

@@ -110,6 +110,13 @@ class ReplicaPump:
         # The reply of the last call that runs has no company to wait for.
         self._writer.kick(at_once=not self.session.ongoing_ids)
 
+    def kick_item(self) -> None:
+        """Tell that an item of a stream is to be written."""
+        if len(self.session.ongoing_ids) == 1:
+            self._writer.kick_item()
+        else:  # others fill the message
+            self._writer.kick()
+
     def _stamp(self) -> None:
         # A stamp before the handshake is over would be read by whoever has not proved itself.
         if self.session.state in _OPENED:

@@ -48,7 +48,7 @@ class SessionReplies:
         session = self.stream.session
         session.reply(invocation.call_id, _ITEM, payload)
         self.stream.counters.frames_sent += 1
-        self.stream.kick()
+        self.stream.kick_item()
         # Credit bounds each stream, but not how many there are, nor what a caller grants. Results
         # are not held: each belongs to a request, and no more of those are read meanwhile.
         if session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES) and not self.is_full:

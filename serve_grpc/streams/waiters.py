@@ -38,7 +38,7 @@ class Waiters:
                 waiter = self._waiters.pop(0)
             except IndexError:
                 return
-            wake(waiter, None)
+            wake(waiter, asyncio._get_running_loop())
 
     async def wait(self, has_news: Callable[[], bool]) -> None:
         """Return once `has_news()` holds; on any event loop."""

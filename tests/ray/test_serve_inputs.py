@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -317,7 +318,7 @@ def test_an_error_goes_through_a_chain(reader):
 
 
 def test_an_item_that_cannot_travel_is_an_error_of_the_stream(reader):
-    got = reader.caught.remote(iter_of([1, threading.Lock()])).result(timeout_s=30)
+    got = reader.caught.remote(iter_of([1, sys._getframe()])).result(timeout_s=30)
     assert got[:3] == ([1], "RequestStreamError", "SerializationError")
     got = reader.caught.remote(iter_of([1, b"x" * 5_000_000])).result(timeout_s=30)
     assert got[:3] == ([1], "RequestStreamError", "MessageTooLargeError")

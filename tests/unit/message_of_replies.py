@@ -30,6 +30,10 @@ class _Stream:
 
     carrier = "memory"
 
+    def kick_item(self) -> None:
+        """As `kick`."""
+        self.kick()
+
     def kick(self, *, at_once: bool = False) -> None:
         """Nothing is written."""
 
@@ -126,7 +130,7 @@ class Line:
         session.machine, session._pump, session.is_open = machine, _Stream(), True
         session._interval_s, session._received_s = Settings().heartbeat_interval_s, 0.0
         session._ping_number, session._pinged_s = 0, None
-        session.kick = session._pump.kick
+        session.kick, session.kick_item = session._pump.kick, session._pump.kick_item
         self.connection._session = session
         self.connection.peer_max_message_bytes = machine.peer_max_message_bytes
         self.connection.takes_inputs = input_credit is not None

@@ -39,6 +39,9 @@ class Line:
         self.heard: list[Received[str]] = []
         self._dispatcher = dispatcher
 
+    def kick_item(self) -> None:
+        self.kick()
+
     def kick(self) -> None:
         """As the carrier's: what waits to be written is written."""
         while self.session.outbox:

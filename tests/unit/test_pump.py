@@ -182,3 +182,22 @@ def test_who_waits_for_room_goes_on_when_a_message_was_written_at_once() -> None
         await stop(task)
 
     asyncio.run(main())
+
+
+def test_the_first_item_of_a_turn_leaves_at_once_and_the_others_together() -> None:
+    async def main() -> None:
+        queue = Queue()
+        writer = Writer(queue, queue.write)
+        task = asyncio.create_task(writer.run())
+        await settle()
+        for turn in (1, 2):
+            queue.written.clear()
+            for item in (b"1", b"2", b"3"):
+                queue.messages.append(item)
+                writer.kick_item()
+            assert queue.written == [b"1"], f"turn {turn}"
+            await settle()
+            assert queue.written == [b"1", b"2", b"3"]
+        await stop(task)
+
+    asyncio.run(main())

@@ -27,6 +27,9 @@ class Stream:
     def kick(self) -> None:
         self.kicks += 1
 
+    def kick_item(self) -> None:
+        self.kick()
+
     async def wait_room(self) -> None:
         await self.has_room.wait()
 

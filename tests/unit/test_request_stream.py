@@ -216,7 +216,6 @@ def test_tasks_that_share_it_get_each_item_once_and_all_hear_of_the_end() -> Non
 
     each = asyncio.run(main())
     assert sorted(item for items in each for item in items) == list(range(30))
-    assert all(each)
 
 
 def test_the_callers_error_ends_it_and_is_told_to_all_who_wait() -> None:
