@@ -108,6 +108,9 @@ class Differing:
         finally:
             note(path, "closed", name, 0)
 
+    async def total(self, numbers: Any) -> int:
+        return sum([number async for number in numbers])
+
     async def items(self, path: str, number: int) -> AsyncIterator[int]:
         for i in range(number):
             note(path, "item", str(i), 0)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import serve_grpc
 from tests.ray.apps.gated import note, released
 
-__all__ = ["Uploads"]
+__all__ = ["Feeder", "Uploads"]
 
 
 class Uploads:
     """Each method is one way to take a stream."""
+
+    async def pid(self) -> int:
+        """Of this replica."""
+        return os.getpid()
 
     async def total(self, start: Any = None, numbers: Any = None) -> int:
         """The sum of a stream, which is the first argument or `numbers`."""
@@ -50,3 +56,21 @@ class Uploads:
         note(path, "start", "-", 0)
         await released(path, "all")
         return len([item async for item in items])
+
+
+class Feeder:
+    """Uploads without end. Args: `sink`, a handle to `Uploads`."""
+
+    def __init__(self, sink: Any) -> None:
+        self.sink = sink.options(_by_reference=False)
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    async def feed(self, path: str) -> None:
+        async def items() -> AsyncIterator[str]:
+            while True:
+                yield "item"
+                await asyncio.sleep(0.01)
+
+        await self.sink.note_items.remote(items(), path)

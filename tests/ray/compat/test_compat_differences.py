@@ -138,6 +138,27 @@ def test_arguments_that_cannot_be_serialized(transport, handle):
     assert isinstance(error, errors.SerializationError) is (transport.name == OURS)
 
 
+@difference(
+    "A generator, or the response generator of another call, as an argument",
+    by_reference="`TypeError` at `remote()`, which says so",
+    serves_grpc="fails: `TypeError` for a generator, `RuntimeError` for a response generator",
+    ours="[the handler gets a stream](request-streams.md), item by item, with flow control",
+    why="speech, tokens and documents in parts are made while they are worked on",
+)
+@pytest.mark.parametrize("kind", ["generator", "response generator"])
+def test_generators_as_arguments(transport, handle, board, kind):
+    if kind == "generator":
+        stream = (number for number in range(4))
+    else:
+        stream = handle.options(stream=True).items.remote(board.path, 4)
+    if transport.name == OURS:
+        assert handle.total.remote(stream).result(timeout_s=PATIENCE_S) == 6
+        return
+    is_refused_by_serve = transport.name == SERVES_GRPC and kind == "response generator"
+    with pytest.raises(RuntimeError if is_refused_by_serve else TypeError):
+        handle.total.remote(stream).result(timeout_s=PATIENCE_S)
+
+
 # ------------------------------------------------------------ waiting and giving up
 
 
