@@ -9,6 +9,8 @@ from there. Only a serializer that is no pickle makes it load. The items of a st
 from __future__ import annotations
 
 import asyncio
+import threading
+import weakref
 from collections.abc import Callable
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
@@ -111,7 +113,7 @@ def with_inputs(
     Raises:
         TypeError: A stream cannot be an argument in this way; the text says what can.
         ServeGrpcError: The deployment takes none.
-        RuntimeError: One of them is consumed already.
+        RuntimeError: One of them, of the request that this code runs for, is consumed already.
     """
     feed = router.feed
     if feed.fallback_reason is not None:
@@ -125,6 +127,7 @@ def with_inputs(
         return args, kwargs, None
     loop = asyncio._get_running_loop()
     sources = []
+    _claim([stream for _, _, stream in found])
     for _, _, stream in found:
         name = getattr(stream, "__qualname__", type(stream).__name__)
         sources.append(_source_of(stream, ItemWriter(serializer, router.memory, name), loop))
@@ -154,11 +157,41 @@ def _streams_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[
     return found
 
 
+def _claim(streams: list[Any]) -> None:
+    """Note that these belong to a call now, for a second one would get what the first leaves over.
+
+    Raises:
+        TypeError: One of them belongs to a call already, or has ended; none is claimed.
+    """
+    with _claiming:
+        for stream in streams:
+            if stream in _claimed:
+                raise TypeError(
+                    f"this {type(stream).__name__} is an argument of an earlier call, which reads "
+                    "it or has closed it, also if it was never sent: make a new one for each call"
+                )
+            if _has_ended(stream):
+                raise TypeError(
+                    f"this {type(stream).__name__} has ended and has no items left: make a new one"
+                )
+        _claimed.update(streams)
+
+
+def _has_ended(stream: Any) -> bool:
+    if isinstance(stream, GeneratorType):
+        return stream.gi_frame is None
+    return isinstance(stream, AsyncGeneratorType) and stream.ag_frame is None
+
+
+_claimed: weakref.WeakSet[Any] = weakref.WeakSet()
+_claiming = threading.Lock()
+
+
 def _source_of(stream: Any, writer: ItemWriter, loop: asyncio.AbstractEventLoop | None) -> Source:
     if isinstance(stream, RequestStream):
         return Relay(InboxItems(stream._hand_on()), writer)
     if isinstance(stream, ByValueResponseGenerator):
-        return Relay(ResponseItems(stream._call, stream.close), writer)
+        return Relay(ResponseItems(stream._hand_on(), stream.close), writer)
     if isinstance(stream, GeneratorType):
         return ThreadSource(stream, writer)
     items = stream if isinstance(stream, AsyncGeneratorType) else ReferencedItems(stream)

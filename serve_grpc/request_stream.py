@@ -35,8 +35,9 @@ class RequestStream(Generic[T]):
     Raised where an item is asked for:
         RequestStreamError: The caller's generator failed; its exception is the `cause`.
         SerializationError: The item cannot be read here; those behind it can.
-        asyncio.CancelledError: The call is over; in a thread `RequestCancelledError` instead.
-        RuntimeError: It is iterated a second time, or by `for` in an event loop.
+        asyncio.CancelledError: The call was cancelled; in a thread it is `RequestCancelledError`.
+        RuntimeError: The handler has ended. Or it is iterated a second time, or by `for` in an
+            event loop.
     """
 
     def __init__(self, inbox: Inbox) -> None:
@@ -124,6 +125,8 @@ class RequestStream(Generic[T]):
     async def _end(self) -> BaseException:
         if self._inbox.stop is Stop.CUT_OFF:
             return asyncio.CancelledError()
+        if self._inbox.stop is Stop.OVER:
+            return RuntimeError(Stop.OVER.value)
         if self._inbox.stop is Stop.CLOSED or self._inbox.error is None:
             return StopAsyncIteration()
         failure = await in_thread(self._inbox.failure)  # the import of its module may take long
@@ -163,6 +166,8 @@ class RequestStream(Generic[T]):
         if self._inbox.stop is Stop.CUT_OFF:
             cancelled: BaseException = RequestCancelledError()
             return cancelled
+        if self._inbox.stop is Stop.OVER:
+            return RuntimeError(Stop.OVER.value)
         if self._inbox.stop is Stop.CLOSED or (failure := self._inbox.failure()) is None:
             return StopIteration()
         self._has_failed = True

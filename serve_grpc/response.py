@@ -155,6 +155,7 @@ class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
     """A streaming call over our transport. Letting go of it before its end cancels the call."""
 
     _is_closed = False
+    _is_handed_on = False
 
     def __repr__(self) -> str:
         return f"DeploymentResponseGenerator({self._call!r})"
@@ -171,13 +172,23 @@ class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
         self._is_closed = True
         self._call.give_up()
 
+    def _hand_on(self) -> Call:
+        """Give it away as an argument of another call, which takes its items from here on."""
+        self._is_closed = self._is_handed_on = True
+        return self._call
+
+    def _end(self, end: type[Exception]) -> Exception:
+        if not self._is_handed_on:
+            return end()
+        return RuntimeError("this stream is an argument of another call, which takes its items")
+
     def __aiter__(self) -> AsyncIterator[R]:
         return self
 
     async def __anext__(self) -> R:
         """The next item; raises as `DeploymentResponse.__await__` does."""
         if self._is_closed:
-            raise StopAsyncIteration
+            raise self._end(StopAsyncIteration)
         item: R = await self._call.fetch_item()
         return item
 
@@ -192,7 +203,7 @@ class ByValueResponseGenerator(_ByValue, DeploymentResponseGenerator[R]):
         """
         _refuse_in_event_loop("Use `async for` or `await response.__anext__()` instead.")
         if self._is_closed:
-            raise StopIteration
+            raise self._end(StopIteration)
         call = self._call
         if not call.wait_item_blocking():
             call.raise_end()

@@ -24,6 +24,7 @@ from serve_grpc.replica.invocation import CancelReason, Invocation, Outcome, Sta
 from serve_grpc.replica.standby import SlotRelay, StandbyQueue
 from serve_grpc.replica.user_code import UserCode
 from serve_grpc.streams.credit_gates import ThreadGate
+from serve_grpc.streams.inbox import Stop
 
 __all__ = ["STARTS_PER_TURN", "STARTS_PER_TURN_LOCAL", "Executor", "Outputs"]
 
@@ -196,7 +197,7 @@ class Executor:
         if expiry is not None:
             expiry.cancel()
         if invocation.inputs is not None:
-            invocation.inputs.cut_off()
+            invocation.inputs.cut_off(Stop.OVER)
         # After the outcome: an exporter of the user's, at the span's end, delays no reply.
         self._end(invocation, outcome)
         if scope is not None:

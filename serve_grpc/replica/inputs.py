@@ -18,7 +18,7 @@ from serve_grpc.protocol.envelope import InputPlace
 from serve_grpc.protocol.input_items import InboundItem
 from serve_grpc.protocol.status import error_from_message
 from serve_grpc.request_stream import RequestStream
-from serve_grpc.streams.inbox import Inbox
+from serve_grpc.streams.inbox import Inbox, Stop
 
 __all__ = ["Inputs", "InvalidRequestError", "stream_error"]
 
@@ -60,10 +60,10 @@ class Inputs:
         """Take what came."""
         self._inboxes[item.number].feed(item)
 
-    def cut_off(self) -> None:
-        """The request is over, or will be soon: wake who waits, and drop what is here."""
+    def cut_off(self, stop: Stop = Stop.CUT_OFF) -> None:
+        """The request was cancelled, or is over: wake who waits, and drop what is here."""
         for inbox in self._inboxes:
-            inbox.cut_off()
+            inbox.cut_off(stop)
 
     def placed(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -116,5 +116,11 @@ def stream_error(error: Error, *, request_id: str, may_unpickle: bool) -> Reques
     else:
         cause = error_from_message(error, request_id=request_id, replica_id="")
     told = error.traceback or f"{error.type_name or type(cause).__name__}: {cause}"
-    text = f"a stream among the arguments failed at the caller:\n{told}"
+    if error.code == Error.MESSAGE_TOO_LARGE:
+        told = (
+            f"an item of {error.size} bytes is over the limit of {error.limit}; make smaller items"
+        )
+    # Ray takes a line that begins so for the header of a traceback of this process.
+    told = told.replace("Traceback (most recent call last):", "Where it failed:")
+    text = f"a stream among the arguments failed at its source:\n{told}"
     return RequestStreamError(text, cause=cause, request_id=request_id)

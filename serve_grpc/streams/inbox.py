@@ -32,7 +32,8 @@ class Stop(enum.Enum):
     """Why an input is over before its end."""
 
     CLOSED = "the handler closed the stream"
-    CUT_OFF = "the call that had the stream as an argument is over"
+    CUT_OFF = "the call that had the stream as an argument was cancelled"
+    OVER = "the call that had the stream as an argument is over"
 
 
 class Inbox:
@@ -91,9 +92,10 @@ class Inbox:
                 self._grant(0, 0, True)
         self._tell()
 
-    def cut_off(self) -> None:
-        """The call is over, and with it the stream; from any thread."""
-        self.stop = Stop.CUT_OFF
+    def cut_off(self, stop: Stop = Stop.CUT_OFF) -> None:
+        """The call was cancelled, or is over, and with it the stream; from any thread."""
+        if self.stop is None or stop is Stop.CUT_OFF:
+            self.stop = stop
         self._grant = _tell_nobody  # a handler that keeps the stream must not keep the session
         self._tell()
 

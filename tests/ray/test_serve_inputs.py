@@ -482,6 +482,39 @@ def test_a_handler_feeds_another_one_and_is_cancelled(reader, key, method):
 # ------------------------------------------------------------ refused
 
 
+def test_a_stream_belongs_to_the_first_call_that_it_is_an_argument_of(reader):
+    """A second call would get what the first one leaves over, and look complete."""
+    numbers = (n for n in range(3))
+    assert reader.in_thread.remote(numbers).result(timeout_s=30) == [0, 1, 2]
+    with pytest.raises(TypeError, match="an earlier call"):
+        reader.in_thread.remote(numbers)
+    ended = (n for n in range(3))
+    assert list(ended) == [0, 1, 2]
+    with pytest.raises(TypeError, match="has ended"):
+        reader.in_thread.remote(ended)
+    counted = reader.options(stream=True).count.remote(3)
+    assert next(counted) == 0  # what was taken before is not part of it
+    assert reader.remote(counted).result(timeout_s=30) == [1, 2]
+    with pytest.raises(TypeError, match="an earlier call"):
+        reader.remote(counted)
+    with pytest.raises(RuntimeError, match="an argument of another call"):
+        next(counted)
+
+
+def test_an_async_generator_belongs_to_one_call_as_well(reader):
+    async def one_and_two() -> AsyncIterator[int]:
+        for number in (1, 2):
+            yield number
+
+    async def main():
+        numbers = one_and_two()
+        assert await reader.remote(numbers) == [1, 2]
+        with pytest.raises(TypeError, match="an earlier call"):
+            reader.remote(numbers)
+
+    asyncio.run(main())
+
+
 def test_where_no_stream_can_be_remote_says_so(reader):
     feed = Feed(3)
     by_reference = reader.options(_by_reference=True)

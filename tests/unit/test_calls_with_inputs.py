@@ -384,8 +384,8 @@ def test_code_that_returns_before_the_end_leaves_nothing(run: Run, is_error: boo
         await eventually_async(lambda: caller.ends == 1)
         await replica.idle()
         caller.item(call, 4)  # dropped here, for the call is over; as the next is, at the replica
-        assert "cut_off, 0 items" in repr(kept[0])
-        with pytest.raises(asyncio.CancelledError):
+        assert "over, 0 items" in repr(kept[0])
+        with pytest.raises(RuntimeError, match="is over"):
             await anext(kept[0])
 
     run(returns, test)
@@ -476,7 +476,8 @@ def test_a_task_that_the_code_left_behind_is_told_that_the_call_is_over(run: Run
     async def test(replica: Replica, caller: Caller) -> None:
         caller.call(None)
         await eventually_async(lambda: caller.values == ["done"])
-        await eventually_async(lambda: tasks[0].cancelled())
+        await eventually_async(lambda: tasks[0].done())
+        assert "is over" in str(tasks[0].exception())  # it was not cancelled
 
     run(leaves, test)
 

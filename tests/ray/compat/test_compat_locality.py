@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from tests.ray.compat.behaviours import behaviour
+from tests.ray.compat.behaviours import BY_REFERENCE, behaviour
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -72,10 +72,12 @@ def test_calls_leave_a_busy_zone(seen):
     "When a node is lost, the calls that run there fail with a `RayActorError` and later ones are "
     "answered by the other nodes",
 )
-def test_a_lost_node_takes_only_its_calls(seen):
+def test_a_lost_node_takes_only_its_calls(seen, transport):
     assert "RayActorError" in seen["node"]["held"]
-    # A worker may outlive its node for a moment, and answer.
-    assert set(seen["node"]["later"]) - {"far"} == {"near", "zone"}
+    # A worker may outlive its node for a moment, and answer. By reference Ray may still send a call
+    # there, which fails.
+    may_be = {"far", "ActorUnavailableError"} if transport.name == BY_REFERENCE else {"far"}
+    assert set(seen["node"]["later"]) - may_be == {"near", "zone"}
     assert sum(seen["node"]["later"].values()) % CALLS == 0
 
 
