@@ -8,7 +8,7 @@ result.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,8 @@ class Serializer:
         # Values and pickles run their classes' code: whatever it raises, SystemExit too, is the
         # error of this call (`foreign`). So in the methods below.
         except BaseException as error:
-            raise self._error("request", "serialize", (*args, *kwargs.values()), error) from error
+            values = (*args, *kwargs.values())
+            raise self._error("request", "serialize", values, error, are_arguments=True) from error
 
     def load_request(self, payload: Payload) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The reverse of `dump_request`.
@@ -137,7 +138,13 @@ class Serializer:
         return self.loads(payload if self.reads_pieces else joined(payload))
 
     def _error(
-        self, direction: str, verb: str, values: tuple[Any, ...], cause: BaseException
+        self,
+        direction: str,
+        verb: str,
+        values: tuple[Any, ...],
+        cause: BaseException,
+        *,
+        are_arguments: bool = False,
     ) -> SerializationError:
         if is_interrupt(cause):  # Ctrl-C is the program's, whatever was being done
             raise cause
@@ -147,7 +154,7 @@ class Serializer:
             if is_interrupt(reason):
                 raise
             what = " a value that cannot be looked at"
-        hint = f" ({self._advice(values)})" if values else ""
+        hint = f" ({self._advice(values, are_arguments)})" if values else ""
         return SerializationError(
             f"serializer {self.name!r} could not {verb}{what} in the {direction}: "
             f"{name_of(cause)}: {text_of(cause)}{hint}",
@@ -173,7 +180,11 @@ class Serializer:
             return False
         return True
 
-    def _advice(self, values: tuple[Any, ...]) -> str:
+    def _advice(self, values: tuple[Any, ...], are_arguments: bool) -> str:
+        for value in values if are_arguments else ():
+            if issubclass(type(value), (Iterator, AsyncIterator)) and not self._takes(value):
+                how = "async for" if issubclass(type(value), AsyncIterator) else "for"
+                return f"of iterators, generators alone are streams: pass `(x {how} x in it)`"
         # In this order: who chose a serializer that is no pickle may not want one.
         if self.name == "orjson" and _serializers["msgpack"]._takes(values):
             return "'msgpack' takes it"

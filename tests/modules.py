@@ -27,7 +27,7 @@ THROUGH: dict[str, tuple[str, ...]] = {
     "caller/bound.py": ("tests/unit/test_bound.py", "tests/behaviour/test_one_replica.py"),
     "caller/choosing.py": ("tests/unit/test_delivery.py",),
     "caller/events.py": ("tests/unit/test_handing_out.py",),
-    "caller/input_way.py": ("tests/unit/test_inputs.py",),
+    "caller/input_way.py": ("tests/unit/test_inputs.py", "tests/unit/test_inputs_ends.py"),
     "caller/line.py": ("tests/property/test_router.py",),
     "caller/raising.py": ("tests/unit/test_call.py", "tests/unit/test_user_exceptions.py"),
     "caller/refusal.py": ("tests/unit/test_oversize.py", "tests/unit/test_delivery.py"),

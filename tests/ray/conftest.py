@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import serve_grpc
 from tests.ray.apps.bench import bench_app
-from tests.ray.carriers import CARRIERS, carriers_of
+from tests.ray.apps.inputs import Reader
+from tests.ray.carriers import CARRIERS, carriers_of, options_over
+from tests.ray.feeds import OPTIONS
 
 
 @pytest.fixture(scope="session")
@@ -66,3 +69,20 @@ def inner_over(
 def key() -> str:
     """A name that no other test uses."""
     return uuid.uuid4().hex
+
+
+@pytest.fixture(scope="module", params=CARRIERS)
+def reader(
+    request: pytest.FixtureRequest, deploy: Callable[..., Any]
+) -> serve_grpc.DeploymentHandle[Any]:
+    """By-value handle to the first of a chain of three that read streams, over this carrier."""
+    options = options_over(request.param, OPTIONS)
+    chain = None
+    for name in ("Last", "Middle", "First"):
+        bound = serve_grpc.deployment(name=name, **options)(Reader)
+        chain = bound.bind(chain) if chain is not None else bound.bind()
+    module = request.module.__name__.rpartition(".")[2].replace("_", "-")
+    handle: serve_grpc.DeploymentHandle[Any] = deploy(chain, f"{module}-{request.param}")
+    assert handle.has_inner.remote().result(timeout_s=60)
+    assert carriers_of(handle) == [request.param]
+    return handle

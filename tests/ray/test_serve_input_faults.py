@@ -75,9 +75,11 @@ def test_a_stream_goes_on_while_its_replica_is_replaced(deploy, board):
         async def is_replaced() -> bool:
             return await handle.pid.remote() != before
 
-        async with asyncio.timeout(PATIENCE_S):
+        async def until_replaced() -> None:
             while not await is_replaced():
                 pass
+
+        await asyncio.wait_for(until_replaced(), PATIENCE_S)
         seen = board.count("item")
         await eventually_async(lambda: board.count("item") > seen)  # it goes on
         may_end.set()

@@ -1,4 +1,4 @@
-"""Inboxes without a session, and what their callers are told."""
+"""Inboxes without a session, what their callers are told, and streams of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.errors import RequestStreamError
 from serve_grpc.protocol.input_items import InboundItem, InputKind
+from serve_grpc.request_stream import RequestStream
 from serve_grpc.serialization import get_serializer
 from serve_grpc.streams.inbox import Inbox
 
@@ -44,3 +45,11 @@ class Fed:
     def is_closed(self) -> bool:
         """Whether its caller was told that no more is wanted."""
         return (0, 0, True) in self.told
+
+
+def of_items(*items: Any, **changes: Any) -> tuple[Fed, RequestStream]:
+    """A stream of so many items, and its end."""
+    fed = Fed(**changes)
+    fed.feed(*items)
+    fed.end()
+    return fed, RequestStream(fed.inbox)

@@ -380,12 +380,15 @@ def test_a_dial_to_nobody_is_a_lost_link() -> None:
 
 def test_a_link_that_never_connected_is_closed_all_the_same() -> None:
     async def main() -> None:
-        listener = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+        accepted: list[asyncio.StreamWriter] = []
+        listener = await asyncio.start_server(lambda _, to: accepted.append(to), "127.0.0.1", 0)
         port = listener.sockets[0].getsockname()[1]
         link = await dial(f"127.0.0.1:{port}", Settings())
         await asyncio.sleep(0.05)
         await asyncio.wait_for(link.close(), 10)
         assert open_links() == []
         listener.close()
+        for writer in accepted:
+            writer.close()
 
     asyncio.run(main())

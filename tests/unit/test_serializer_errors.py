@@ -129,6 +129,59 @@ def test_the_argument_at_fault_is_found_among_others(name: str) -> None:
             get_serializer(name).dump_request(args, kwargs)
 
 
+class Numbers:
+    """An iterator of the user's own, of either kind; no generator."""
+
+    def __init__(self) -> None:
+        self.lock = Unpicklable()
+
+
+class Steps(Numbers):
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> int:
+        return 1
+
+
+class AsyncSteps(Numbers):
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("name", ["cloudpickle", "pickle", "msgpack", "orjson", "noop"])
+@pytest.mark.parametrize(
+    ("iterator", "way_out"),
+    [
+        (Steps(), "`(x for x in it)`"),
+        (AsyncSteps(), "`(x async for x in it)`"),
+        (map(str, (n for n in range(3))), "`(x for x in it)`"),
+        (zip(Steps(), "ab", strict=False), "`(x for x in it)`"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_iterator_that_is_no_generator_is_told_how_to_become_a_stream(
+    name: str, iterator: Any, way_out: str
+) -> None:
+    serializer = get_serializer(name)
+    with pytest.raises(SerializationError) as raised:
+        serializer.dump_request((1,), {"items": iterator})
+    assert way_out in str(raised.value)
+    for dump in (serializer.dump_response, serializer.dump_item):  # no way out there
+        with pytest.raises(SerializationError) as raised:
+            dump(iterator)
+        assert way_out not in str(raised.value)
+
+
+def test_an_iterator_that_the_serializer_takes_is_not_what_is_wrong() -> None:
+    with pytest.raises(SerializationError) as raised:
+        get_serializer("cloudpickle").dump_request((iter([1, 2]), Unfit()), {})
+    assert "generator" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs"), [((), {}), ((b"a", b"b"), {}), ((b"a",), {"k": b"b"}), ((), {"k": b"b"})]
 )
