@@ -25,6 +25,7 @@ BEST = (BY_REFERENCE, *serves("cloudpickle"))
 """Serve's own, of which the better one counts."""
 Rates = dict[str, float]
 FIRSTS = "first item through a relay of three hops"
+UNREAD = "memory of an upload of 20 KB chunks that is not read, MiB"
 CASES: list[tuple[str, str, list[tuple[str, str]]]] = [
     # What, over what it is divided, and the measurements: a name and a method of the caller.
     (
@@ -53,13 +54,17 @@ CASES: list[tuple[str, str, list[tuple[str, str]]]] = [
 ]
 
 
-async def _measure(rounds: int, only: str) -> tuple[dict[str, list[Rates]], dict[str, list[float]]]:
-    """What each round saw: rates by case and name, and ratios of first items by carrier."""
+Seen = tuple[dict[str, list[Rates]], dict[str, list[float]], dict[str, list[tuple[float, float]]]]
+
+
+async def _measure(rounds: int, only: str) -> Seen:
+    """What each round saw: rates by case and name; first items and memory by carrier."""
     from bench.request_streams.cluster import Callers
 
     callers = Callers()
     rates: dict[str, list[Rates]] = {}
     firsts: dict[str, list[float]] = {}
+    unread: dict[str, list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
         for what, _, measurements in _chosen(only):
             seen = {name: await callers.measure(name, how) for name, how in measurements}
@@ -69,7 +74,11 @@ async def _measure(rounds: int, only: str) -> tuple[dict[str, list[Rates]], dict
             relayed_s, lone_s = await callers.measure(contender, "first_items")
             if number:
                 firsts.setdefault(contender, []).append(relayed_s / lone_s)
-    return rates, firsts
+        for contender in (OURS, OVER_GRPC) if only in UNREAD else ():
+            held_mib = await callers.measure(contender, "unread")
+            if number:
+                unread.setdefault(contender, []).append(tuple(held_mib))
+    return rates, firsts, unread
 
 
 def _chosen(only: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -93,7 +102,7 @@ def main(rounds: int, only: str, default_flags: bool) -> None:
     from bench.request_streams.cluster import one_node
 
     with one_node():
-        rates, firsts = asyncio.run(_measure(rounds, only))
+        rates, firsts, unread = asyncio.run(_measure(rounds, only))
     median: Callable[[Any], float] = statistics.median
     for what, over, _ in _chosen(only):
         click.echo(f"\n{what}; ratio to: {over}")
@@ -112,6 +121,11 @@ def main(rounds: int, only: str, default_flags: bool) -> None:
     for contender, ratios in firsts.items():
         low, high = min(ratios), max(ratios)
         click.echo(f"  {contender} | {median(ratios):.2f} ({low:.2f} ... {high:.2f})")
+    if unread:
+        click.echo(f"\n{UNREAD}; a window is 1")
+    for contender, held_mib in unread.items():
+        caller, replica = (median(side) for side in zip(*held_mib, strict=True))
+        click.echo(f"  {contender} | caller {caller:.2f} | replica {replica:.2f}")
 
 
 if __name__ == "__main__":

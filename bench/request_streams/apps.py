@@ -15,6 +15,7 @@ import grpc
 
 from bench.on_serve.sides import Replica, check_own_side, new_handle
 from bench.plan.contenders import parse
+from bench.request_streams.memory import resident_mib, settled
 
 __all__ = ["HOPS", "BareEcho", "Caller", "Sink"]
 
@@ -24,6 +25,7 @@ PIPELINED = 10
 PINGS, PING = 1000, b"p" * 100
 RELAYS, TOKENS, TOKEN = 100, 1000, "token"
 FIRSTS = 50
+UNREAD = 100
 HOPS = "Sink", "Second", "Third"
 ECHO = "/bench.Bare/Echo"
 
@@ -33,6 +35,21 @@ class Sink(Replica):
 
     def __init__(self, inner: Any = None) -> None:
         self.inner = inner
+        self.may_read = asyncio.Event()
+
+    async def resident_mib(self) -> float:
+        """Memory of this process."""
+        return resident_mib()
+
+    async def hold(self, chunks: Any) -> int:
+        """As `upload`, but nothing is read before `release`."""
+        await self.may_read.wait()
+        return await self.upload(chunks)
+
+    async def release(self) -> None:
+        """All that are held go on."""
+        self.may_read.set()
+        self.may_read = asyncio.Event()
 
     async def take(self, chunk: bytes) -> int:
         """One chunk."""
@@ -119,6 +136,27 @@ class Caller:
             _check(await handle.remote(chunks()) == CHUNKS * len(CHUNK))
 
         return await _rate(UPLOADS * CHUNKS, *(upload() for _ in range(UPLOADS)))
+
+    async def unread(self, contender: str, app: str) -> tuple[float, float]:
+        """MiB that each of many uploads costs here, and at its replica, while nobody reads it."""
+        sink = new_handle(parse(contender), HOPS[0], app)
+        made = 0
+
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal made
+            for _ in range(CHUNKS):
+                made += 1
+                yield CHUNK
+
+        here_mib, there_mib = resident_mib(), await sink.resident_mib.remote()
+        uploads = [sink.hold.remote(chunks()) for _ in range(UNREAD)]
+        _check(await settled(lambda: made) < UNREAD * CHUNKS)
+        there_mib = await sink.resident_mib.remote() - there_mib
+        here_mib = resident_mib() - here_mib
+        await sink.release.remote()
+        for upload in uploads:
+            _check(await upload == CHUNKS * len(CHUNK))
+        return here_mib / UNREAD, there_mib / UNREAD
 
     async def pings(self, contender: str, app: str) -> float:
         """Round trips a second of one stream in both directions."""

@@ -59,6 +59,11 @@ class LoopThread:
         self._thread = threading.Thread(target=self.loop.run_forever, name="callers", daemon=True)
         self._thread.start()
 
+    @property
+    def ident(self) -> int | None:
+        """Of the thread."""
+        return self._thread.ident
+
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
         """Run it there; the future is its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)

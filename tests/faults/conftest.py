@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import serve
 
 import serve_grpc
+from serve_grpc.protocol import caller, replica, wire
 from tests.faults import figures
 from tests.faults.calls import LoopThread, loop_thread
 from tests.faults.replicas import wait_for_replicas
+from tests.ray.apps.fed import FED
 from tests.ray.apps.gated import Board
 from tests.ray.apps.troubled import TROUBLED
+from tests.ray.carriers import CARRIERS, carriers_of, options_over
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +72,41 @@ def outer(serve_instance: None) -> Any:
 def inner(outer: Any) -> Any:
     """By-value handle to the other one."""
     return serve_grpc.get_deployment_handle("Inner", "chain").options(_by_reference=False)
+
+
+@pytest.fixture(params=CARRIERS)
+def carrier(request: pytest.FixtureRequest) -> str:
+    """Each carrier in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def feeder(serve_instance: None, carrier: str) -> Any:
+    """By-value handle to one replica of `Fed` that uploads to another one over this carrier."""
+    name = f"fed-{carrier}"
+    if name not in serve.status().applications:
+        fed = FED.options(**options_over(carrier, {"ray_actor_options": {"num_cpus": 0.01}}))
+        app = fed.options(name="Feeder", max_ongoing_requests=300).bind(fed.bind())
+        serve_grpc.run(app, name=name, route_prefix=None)
+    feeder = serve_grpc.get_app_handle(name).options(_by_reference=False)
+    wait_for_replicas(feeder, 1)
+    return feeder
+
+
+@pytest.fixture
+def sink(feeder: Any, carrier: str) -> Any:
+    """By-value handle to the other one, which has 100 slots."""
+    sink = serve_grpc.get_deployment_handle("Fed", feeder.app_name).options(_by_reference=False)
+    wait_for_replicas(sink, 1)
+    assert carriers_of(sink) == [carrier]
+    return sink
+
+
+@pytest.fixture
+def tiny_fragments() -> Iterator[None]:
+    """Of 20 bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (wire, caller, replica):
+            patch.setattr(module, "INLINE_BYTES", 12)
+        patch.setattr(wire, "FRAGMENT_BYTES", 20)
+        yield

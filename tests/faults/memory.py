@@ -28,11 +28,14 @@ class Growth:
             self._most[i] = max(self._most[i], process.memory_info().rss)
 
     @property
+    def each_mib(self) -> list[float]:
+        """Of each process, in the order given."""
+        return [(most - first) / MIB for first, most in zip(self._first, self._most, strict=True)]
+
+    @property
     def most_mib(self) -> float:
         """Of the process that grew most."""
-        return max(
-            (most - first) / MIB for first, most in zip(self._first, self._most, strict=True)
-        )
+        return max(self.each_mib)
 
 
 @contextlib.contextmanager

@@ -7,13 +7,11 @@ time. Payloads are whole or not there; what is said not to have started did not;
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from serve_grpc.payload import joined
-from serve_grpc.protocol import caller, replica, wire
 from serve_grpc.routing.peer import PeerState
 from tests.behaviour.serving import Chooser, Echo, connect, new_call, send, serve
 from tests.faults.calls import LoopThread
@@ -23,15 +21,6 @@ from tests.ray.waiting import eventually_async
 ROW = 5
 SIZES = [5, 40, 90, 11]
 """Inside a frame, in two fragments, in five, and inside a frame again."""
-
-
-@pytest.fixture(autouse=True)
-def _tiny_fragments() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (wire, caller, replica):
-            patch.setattr(module, "INLINE_BYTES", 12)
-        patch.setattr(wire, "FRAGMENT_BYTES", 20)
-        yield
 
 
 class _Noting(Echo):
@@ -79,6 +68,7 @@ async def exchange(proxy: TcpProxy, dispatcher: _Noting, number: int) -> list[st
     return ends
 
 
+@pytest.mark.usefixtures("tiny_fragments")
 @pytest.mark.parametrize("is_up", [True, False], ids=["to the replica", "to the caller"])
 @pytest.mark.parametrize(
     "stride", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(240)])]

@@ -15,6 +15,7 @@ from serve_grpc.errors import DeadlineExceededError, ReplicaDiedError
 from tests.faults.calls import SETTLE_S, outcome_of, outcomes_of
 from tests.faults.checker import NOTHING_WRONG, check
 from tests.faults.limits import allowed
+from tests.faults.slots import has_all_slots
 from tests.ray.apps.troubled import TROUBLED, times
 from tests.ray.waiting import eventually
 
@@ -39,18 +40,6 @@ def median_of(measured, row, fault, what, limit_s, taken_s):
     text = f"{in_ms(median_s)} (slowest {in_ms(max(taken_s))})"
     measured(row, fault, f"{what}, median of {len(taken_s)}", f"≤ {in_ms(limit_s)}", text)
     return median_s
-
-
-def has_all_slots(handle, board, callers, slots):
-    """Whether so many calls still run at once; returns what went wrong with them."""
-    names = [f"slot{i}" for i in range(slots)]
-    running = callers.start(
-        outcomes_of((n, lambda n=n: handle.remote(board.path, n, 1.5)) for n in names)
-    )
-    outcomes = running.result(SETTLE_S)
-    started, ended = times(board, "start"), times(board, "end")
-    was_full = max(started[n] for n in names) < min(ended[n] for n in names)
-    return was_full and all(o.kind == "ok" for o in outcomes)
 
 
 AWAITED = {"through": "awaited", "beside": "not awaited"}

@@ -1,4 +1,5 @@
-"""Many calls, reconnects and cancels: what caller and replica hold afterwards is what they held.
+"""Many calls, streams both ways, reconnects and cancels: what both sides hold afterwards is what
+they held.
 
 A short form runs with every change; `make soak` runs the long one. Both sides are warmed up first:
 allocators, caches and thread pools grow once.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,9 @@ from tests.ray.waiting import eventually, eventually_async
 
 ROW = 21
 MAX_RSS_MIB = 10
-FLAT = ("fds", "threads", "tasks", "channels", "sessions", "calls", "refs")
+ITEMS = 20
+"""Of a stream that goes to its end."""
+FLAT = ("fds", "threads", "tasks", "channels", "sessions", "calls", "streams", "refs")
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,14 @@ class Load:
     reconnects: int
     cancels: int
     sessions: int
+    uploads: int
+    echoes: int
 
     def __str__(self) -> str:
-        return f"{self.calls:,} calls, {self.reconnects:,} reconnects, {self.cancels:,} cancels"
+        return (
+            f"{self.calls:,} calls, {self.uploads:,} uploads, {self.echoes:,} echoes of streams, "
+            f"{self.reconnects:,} reconnects, {self.cancels:,} cancels"
+        )
 
 
 class Soak:
@@ -56,8 +64,9 @@ class Soak:
 
     def run(self, load: Load) -> None:
         """Everything, one after the other; one that fails fails the test."""
-        for what in (self.calls(load), self.cancels(load), self.reconnects(load)):
-            self.callers.start(what).result(600)
+        works = self.calls, self.uploads, self.echoes, self.cancels, self.reconnects
+        for work in works:
+            self.callers.start(work(load)).result(600)
         eventually(lambda: serve_grpc.handle_statistics(self.handle).in_flight == 0)
 
     def resources(self) -> dict[str, dict[str, int]]:
@@ -93,6 +102,38 @@ class Soak:
                 assert await echo.remote(number) == number
 
         await self._repeat(load.calls, 200, one)
+
+    async def uploads(self, load: Load) -> None:
+        """Of generators of both kinds; of ten one is left by its handler, and one by its caller."""
+        count = self.handle.count
+
+        async def one(number: int) -> None:
+            if number % 10 == 8:
+                assert await count.remote(on_loop(10**9), 3) == 3
+            elif number % 10 == 9:
+                response = count.remote(on_loop(10**9), 0)
+                await asyncio.sleep(0 if number % 20 == 9 else 0.005)
+                response.cancel()
+            else:
+                items = in_thread(ITEMS) if number % 10 == 0 else on_loop(ITEMS)
+                assert await count.remote(items, 0) == ITEMS
+
+        await self._repeat(load.uploads, 50, one)
+
+    async def echoes(self, load: Load) -> None:
+        """Streams both ways at a time; every other one goes through the replica twice, relayed."""
+        echo = self.handle.options(stream=True).echo_items
+
+        async def one(number: int) -> None:
+            items = echo.remote(on_loop(ITEMS))
+            if number % 2:
+                items = echo.remote(items)
+            if number % 10 == 9:
+                await anext(items)
+                return  # it is left
+            assert [item async for item in items] == list(range(ITEMS))
+
+        await self._repeat(load.echoes, 50, one)
 
     async def cancels(self, load: Load) -> None:
         """Of calls that wait to be written, calls that run, some of them with an ObjectRef, and
@@ -143,6 +184,15 @@ class Soak:
         return TcpProxy(thread, self.replica.address), thread
 
 
+async def on_loop(number: int) -> AsyncIterator[int]:
+    for item in range(number):
+        yield item
+
+
+def in_thread(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
 def growth(before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> dict[str, Any]:
     """By side: MiB of memory, and how many more of what must be flat."""
     return {
@@ -171,14 +221,14 @@ def still(soak: Soak) -> dict[str, dict[str, int]]:
     ("warm", "load"),
     [
         pytest.param(
-            Load(4_000, 40, 400, 20),
-            Load(8_000, 100, 800, 20),
+            Load(4_000, 40, 400, 20, 400, 200),
+            Load(8_000, 100, 800, 20, 800, 400),
             id="short",
             marks=pytest.mark.full,  # what it finds builds up over time; it takes half a minute
         ),
         pytest.param(
-            Load(100_000, 4_000, 5_000, 200),
-            Load(1_000_000, 20_000, 50_000, 200),
+            Load(100_000, 4_000, 5_000, 200, 5_000, 2_500),
+            Load(1_000_000, 20_000, 50_000, 200, 40_000, 20_000),
             id="long",
             marks=[pytest.mark.soak, pytest.mark.timeout(900)],
         ),

@@ -36,6 +36,14 @@ SUITE = (
     "tests/ray/test_serve_kinds_of_code.py",  # enable, FastAPI, config file
     "tests/ray/test_serve_transport_choice.py",  # fallback, local testing mode
     "tests/ray/test_serve_replicas.py",  # death, drain
+    "tests/ray/test_serve_local_lane.py",
+    "tests/ray/test_serve_large_values.py",
+    "tests/ray/test_serve_inputs.py",  # streams as arguments
+    "tests/ray/test_serve_inputs_ends.py",
+    "tests/ray/test_serve_inputs_choosing.py",
+    "tests/ray/test_serve_inputs_observed.py",
+    "tests/ray/test_serve_input_faults.py",
+    "tests/ray/test_serve_pinning.py",
     "tests/ray/test_ray_benchmarks.py",
 )
 """What touches each of Ray's private names; about a minute and a half for a version."""

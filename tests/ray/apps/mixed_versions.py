@@ -6,9 +6,11 @@ import os
 from typing import Any
 
 import serve_grpc
+from serve_grpc._serve.routers import ENDPOINT_KEY, Endpoint
 from serve_grpc.carriers.local import framing
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.outbox import Outbox
+from serve_grpc.protocol.replica import ReplicaSession
 
 __all__ = ["MIXED", "UNKNOWN_FIELDS", "Mixed"]
 
@@ -27,13 +29,16 @@ class Mixed:
     Args:
         path: A directory in which replicas take numbers.
         kinds: What each number is: "old", "new" (speaks a newer version too, and says things of
-            it), or "only new" (no longer speaks this one). On the local lane there is one version
-            at a time: new ones speak another.
+            it), "only new" (no longer speaks this one), or "no streams" (of a release that took no
+            streams as arguments). On the local lane there is one version at a time: new ones speak
+            another.
     """
 
     def __init__(self, path: str, kinds: list[str]) -> None:
         self.kind = kinds[_take_number(path) % len(kinds)]
-        if self.kind != "old":
+        if self.kind == "no streams":
+            _take_no_streams()
+        elif self.kind != "old":
             handshake.MAX_VERSION += 1
             framing.VERSION += 1
             _say_unknown_things()
@@ -42,6 +47,10 @@ class Mixed:
 
     async def __call__(self, value: Any) -> list[Any]:
         return [self.kind, value]
+
+    async def total(self, numbers: Any) -> list[Any]:
+        """Of a stream."""
+        return [self.kind, sum([number async for number in numbers])]
 
 
 def _take_number(path: str) -> int:
@@ -62,6 +71,22 @@ def _say_unknown_things() -> None:
         return message + UNKNOWN_FIELDS if message else message
 
     Outbox.take = take_more  # type: ignore[method-assign]
+
+
+def _take_no_streams() -> None:
+    """As a release before: neither what it publishes nor its welcome says anything of them."""
+    published, init = Endpoint.as_metadata, ReplicaSession.__init__
+
+    def published_without(endpoint: Endpoint) -> dict[str, Any]:
+        metadata = published(endpoint)
+        del metadata[ENDPOINT_KEY]["inputs"]
+        return metadata
+
+    def without(session: ReplicaSession, *args: Any, **kwargs: Any) -> None:
+        init(session, *args, **{**kwargs, "input_credit": None})
+
+    Endpoint.as_metadata = published_without  # type: ignore[method-assign]
+    ReplicaSession.__init__ = without  # type: ignore[method-assign]
 
 
 MIXED = serve_grpc.deployment(

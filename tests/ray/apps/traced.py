@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from tests.ray.compat.behaviours import BY_REFERENCE, over
+from serve_grpc.errors import RequestStreamError
+from tests.ray.compat.behaviours import BY_REFERENCE, OURS, over
 
 __all__ = ["TRACING", "Front", "Leaf", "exporter", "finished_spans", "trace_in_ray"]
 
@@ -49,6 +50,7 @@ def finished_spans() -> list[dict[str, Any]]:
             "id": f"{span.context.span_id:016x}",
             "parent": f"{span.parent.span_id:016x}" if span.parent else None,
             "attributes": {key: str(value) for key, value in span.attributes.items()},
+            "lasted_s": (span.end_time - span.start_time) / 1e9,
             "errors": [event.attributes["exception.type"] for event in span.events],
         }
         for exporter in _exporters
@@ -85,6 +87,34 @@ class Leaf(_Traced):
     def items_in_thread(self) -> Iterator[Any]:
         yield self._seen()
         yield self._seen()
+
+    async def read(self, numbers: Any) -> list[int]:
+        return [number async for number in numbers]
+
+    def read_in_thread(self, numbers: Any) -> list[int]:
+        return list(numbers)
+
+    async def echo(self, numbers: Any) -> AsyncIterator[int]:
+        async for number in numbers:
+            yield number
+
+    async def read_what_comes(self, numbers: Any) -> list[int]:
+        """Up to an error, too."""
+        taken: list[int] = []
+        try:
+            async for number in numbers:
+                taken.append(number)
+        except RequestStreamError:
+            pass
+        return taken
+
+    async def log_file(self) -> str:
+        """Where Serve's log of this replica is."""
+        import logging
+
+        handlers = logging.getLogger("ray.serve").handlers
+        targets = [getattr(handler, "target", handler) for handler in handlers]
+        return next(str(t.baseFilename) for t in targets if hasattr(t, "baseFilename"))
 
     async def fail(self) -> None:
         raise KeyError("missing")
@@ -127,6 +157,38 @@ class Front(_Traced):
     async def stream(self, transport: str, method: str) -> Any:
         handle = over(transport, self.leaf).options(method_name=method, stream=True)
         return self._trace(), [item async for item in handle.remote()]
+
+    async def upload(self, method: str, pause_s: float, end: str = "") -> Any:
+        """A stream of three numbers as an argument, each of which is made in a span of its own.
+
+        Args:
+            method: Of the leaf.
+            pause_s: Before each number.
+            end: "fails" for a generator that does, "cancels" for a call that is given up.
+
+        Returns:
+            The trace, the id of the request, and what came of it.
+        """
+        from opentelemetry import trace
+
+        async def numbers() -> AsyncIterator[int]:
+            for number in range(3):
+                with trace.get_tracer("user").start_as_current_span("made"):
+                    await asyncio.sleep(pause_s)
+                yield number
+            if end == "fails":
+                raise KeyError("missing")
+            if end == "cancels":
+                response.cancel()
+                yield 3
+
+        leaf = over(OURS, self.leaf).options(method_name=method, stream=method == "echo")
+        response: Any = leaf.remote(numbers())
+        try:
+            got = [n async for n in response] if method == "echo" else await response
+        except (Exception, asyncio.CancelledError) as error:
+            got = type(error).__name__
+        return self._trace(), response.request_id, got
 
     async def fail(self, transport: str) -> Any:
         try:

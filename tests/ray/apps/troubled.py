@@ -20,7 +20,17 @@ from tests.ray.apps.failures import raise_kind
 from tests.ray.apps.gated import Board, released
 from tests.ray.apps.journaled import Journaled
 
-__all__ = ["ALL", "DIES", "FAILS", "SLOW", "TROUBLED", "Troubled", "give_mood", "times"]
+__all__ = [
+    "ALL",
+    "DIES",
+    "FAILS",
+    "SLOW",
+    "TROUBLED",
+    "Troubled",
+    "give_mood",
+    "note_timed",
+    "times",
+]
 
 DIES, FAILS, SLOW = "dies", "fails", "slow"
 ALL = "all"
@@ -41,7 +51,8 @@ def times(board: Board, event: str) -> dict[str, float]:
     return {line[1]: float(line[4]) for line in board.lines(event)}
 
 
-def _note(path: str, event: str, name: str, running: int) -> None:
+def note_timed(path: str, event: str, name: str, running: int = 0) -> None:
+    """As `note`, with the time, which `times` reads."""
     with open(f"{path}/log", "a") as file:
         file.write(f"{event} {name} {os.getpid()} {running} {time.monotonic()}\n")
 
@@ -51,11 +62,11 @@ class Troubled(Journaled):
 
     def _begin(self, path: str, name: str) -> None:
         self.running += 1
-        _note(path, "start", name, self.running)
+        note_timed(path, "start", name, self.running)
 
     def _finish(self, path: str, name: str, event: str) -> None:
         self.running -= 1
-        _note(path, event, name, self.running)
+        note_timed(path, event, name, self.running)
 
     async def moody(self, path: str, name: str, work_s: float = 0.0) -> str:
         """As `__call__`, as far as the replica's mood allows."""
@@ -71,7 +82,7 @@ class Troubled(Journaled):
 
     async def held(self, path: str, name: str, blocked_s: float = 0.0) -> None:
         """Hold the loop for a while, then stay until the test lets this replica's calls go."""
-        _note(path, "held", name, 0)
+        note_timed(path, "held", name)
         time.sleep(blocked_s)  # noqa: ASYNC251
         await released(path, str(os.getpid()))
 

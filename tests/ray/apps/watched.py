@@ -18,6 +18,10 @@ from tests.ray.apps.references import known
 __all__ = ["WATCHED", "Breaks", "Watched", "resources"]
 
 
+STREAMS = frozenset({"Inputs", "Inbox", "RequestStream", "LoopSource", "ThreadSource", "Relay"})
+"""Classes of which a call with streams as arguments has some, at either end."""
+
+
 def resources() -> dict[str, int]:
     """What this process holds: memory in bytes, and how many of everything that may leak."""
     gc.collect()
@@ -31,6 +35,7 @@ def resources() -> dict[str, int]:
         "channels": kinds.count("Channel"),
         "sessions": kinds.count("CallerSession") + kinds.count("ReplicaSession"),
         "calls": kinds.count("Call") + kinds.count("Invocation"),
+        "streams": sum(kind in STREAMS for kind in kinds),
         "refs": len(known()),
     }
 
@@ -86,8 +91,28 @@ class Watched(Journaled):
             yield b"x" * size
 
     async def items_made(self, key: str) -> int:
-        """Of the stream with this key."""
+        """Of the stream with this key; how many were taken, of one that is an argument."""
         return self.made[key]
+
+    async def count(self, items: AsyncIterator[Any], most: int) -> int:
+        """Of the items of a stream; so many of them at most."""
+        taken = 0
+        async for _ in items:
+            taken += 1
+            if taken == most:
+                break
+        return taken
+
+    async def echo_items(self, items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Each item, as it comes."""
+        async for item in items:
+            yield item
+
+    async def take_slowly(self, key: str, items: AsyncIterator[Any], pause_s: float) -> None:
+        """Each item of a stream, and then a pause; `items_made` tells how many."""
+        async for _ in items:
+            self.made[key] += 1
+            await asyncio.sleep(pause_s)
 
     async def breaks(self, kind: str) -> Any:
         """A result or an error that the caller cannot read."""
