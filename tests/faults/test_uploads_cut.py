@@ -14,7 +14,7 @@ import pytest
 
 from serve_grpc.carriers.local.dial import open_links
 from tests.faults.checker import NOTHING_WRONG, check
-from tests.faults.load import calling
+from tests.faults.load import Load, calling
 from tests.faults.slots import has_all_slots
 from tests.faults.tcp_proxy import proxied
 from tests.faults.test_uploads_lost import NAMES, ROW, WAYS
@@ -46,6 +46,16 @@ def cut_lanes() -> int:
     return len(links)
 
 
+def wait_for_complete(load: Load, more: int) -> None:
+    """Return when so many more uploads have come to their end."""
+
+    def complete() -> int:
+        return sum(outcome.kind == "ok" for outcome in load.outcomes)
+
+    enough = complete() + more
+    eventually(lambda: complete() >= enough, timeout_s=60)
+
+
 @pytest.mark.timeout(180)
 def test_two_hundred_uploads_with_cuts_in_between(deploy, board, callers, measured, carrier):
     options = {"ray_actor_options": {"num_cpus": 0.01}, "max_ongoing_requests": SLOTS}
@@ -63,10 +73,10 @@ def test_two_hundred_uploads_with_cuts_in_between(deploy, board, callers, measur
 
         with calling(callers, make, in_flight=AT_ONCE) as load:
             for _ in range(CUTS):
-                load.wait_for(AT_ONCE)
+                wait_for_complete(load, AT_ONCE)
                 time.sleep(LATER_S)  # in the midst of those that have begun since
                 assert cut() >= 1
-            load.wait_for(AT_ONCE)
+            wait_for_complete(load, AT_ONCE)
         is_whole = has_all_slots(handle, board, callers, SLOTS)
         handle.shutdown()
     eventually(lambda: not [t for t in threading.enumerate() if "serve_grpc-input" in t.name])

@@ -12,7 +12,8 @@ from tests.faults.test_uploads_lost import NAMES, ROW
 from tests.ray.apps.fed import KINDS
 from tests.ray.waiting import eventually
 
-UPLOADS, NUMBER = 100, 200
+UPLOADS = 100
+MIB_EACH = 4
 STEADY_S = 1.0
 EXTRA_MIB = 1
 """At either end, for each upload, above its window."""
@@ -24,7 +25,8 @@ def test_uploads_that_nobody_reads_cost_a_window_at_each_end(
     feeder, sink, board, measured, carrier, size, kind
 ):
     """The peak of all memory that either process has, in shared memory too."""
-    pids = [handle.pid.remote().result(timeout_s=30) for handle in (feeder, sink)]
+    number = MIB_EACH * MIB // size
+    pids = [handle.trimmed.remote().result(timeout_s=30) for handle in (feeder, sink)]
     window_mib = settings.stream_window_bytes / MIB
     made: list[int] = []
 
@@ -34,10 +36,10 @@ def test_uploads_that_nobody_reads_cost_a_window_at_each_end(
         return board.count("start") == UPLOADS and board.count("made") == made[-1] > 0
 
     with watched_memory(*pids) as growth:
-        response = feeder.uploads_held.remote(board.path, UPLOADS, NUMBER, size, kind)
+        response = feeder.uploads_held.remote(board.path, UPLOADS, number, size, kind)
         eventually(is_steady, timeout_s=60)
     board.release()
-    assert response.result(timeout_s=120) == UPLOADS * NUMBER
+    assert response.result(timeout_s=120) == UPLOADS * number
     fault = f"{UPLOADS} uploads of {size // 1000} KB items that nobody reads; over {NAMES[carrier]}"
     for end, grown_mib in zip(("caller", "replica"), growth.each_mib, strict=True):
         what = f"{end}: memory for each, generators in a {kind}"

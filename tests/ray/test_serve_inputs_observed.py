@@ -89,7 +89,7 @@ def test_spans_and_the_access_log_cover_the_whole_call(app, method):
 @pytest.mark.parametrize("method", WAYS)
 def test_a_generator_that_fails_fails_the_call_unless_the_handler_catches_it(app, method):
     trace, request_id, got = app.upload(method, PAUSE_S, "fails")
-    assert got == "RequestStreamError"
+    assert got == "RayTaskError(RequestStreamError)"
     route, leaf, _ = app.spans(trace)
     assert (route["errors"], leaf["errors"]) == ([], ["serve_grpc.errors.RequestStreamError"])
     status, latency_ms = app.access_line(request_id)
