@@ -9,7 +9,6 @@ import pytest
 from serve_grpc.config import settings
 from tests.faults.memory import MIB, watched_memory
 from tests.faults.test_uploads_lost import NAMES, ROW
-from tests.ray.apps.fed import KINDS
 from tests.ray.waiting import eventually
 
 UPLOADS = 100
@@ -19,8 +18,11 @@ EXTRA_MIB = 1
 """At either end, for each upload, above its window."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [20_000, 200_000])
+# What is over 64 KB and goes to a replica on this node is in the caller's pool of shared memory,
+# which keeps what it has: a second turn would measure nothing.
+@pytest.mark.parametrize(
+    ("size", "kind"), [(20_000, "loop"), (20_000, "thread"), (200_000, "loop")]
+)
 def test_uploads_that_nobody_reads_cost_a_window_at_each_end(
     feeder, sink, board, measured, carrier, size, kind
 ):
