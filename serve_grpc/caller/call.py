@@ -196,6 +196,11 @@ class Call:
         """Block until the call has ended; False if `timeout_s` passed first."""
         return self.done or self._wait_in_thread(timeout_s)
 
+    @property
+    def has_item(self) -> bool:
+        """Whether an item is here."""
+        return bool(self._items)
+
     async def wait_item(self) -> bool:
         """Return when there is an item; False if the stream is over instead."""
         while not self._items and self.outcome is None:

@@ -32,6 +32,7 @@ class InputWay:
     Attributes:
         sender: As given.
         credit: First credit of each input, in items and bytes.
+        windows: What may be sent of each.
     """
 
     def __init__(
@@ -41,22 +42,25 @@ class InputWay:
         assert credit is not None, "refused before (`refusal`)"
         self.sender = sender
         self.credit: tuple[int, int] = credit
+        self.windows = session.machine.input_windows[call_id]
         self._call_id = call_id
         self._session = session
         self._lender = lender
         self._counters = counters
+        # Bound once, for both are used for each item.
+        self._send, self._calls = session.machine.send_input, session.machine.calls
 
-    def send(self, number: int, entry: Entry) -> int:
-        """Queue what an input has to say; returns the bytes that count as credit."""
-        machine, (kind, payload, error) = self._session.machine, entry
+    def send(self, number: int, entry: Entry) -> None:
+        """Queue what an input has to say."""
+        kind, payload, error = entry
         if type(payload) is Segments:  # most are small
             self._lend(payload)
-            payload = readable(payload, machine.reads_buffers)
-        machine.send_input(self._call_id, number, kind, payload, error)
-        if kind is InputKind.ITEM:
-            self._counters.inputs_sent += 1
-            self._counters.input_bytes_sent += len(payload)
-        return len(payload)
+            payload = readable(payload, self._session.machine.reads_buffers)
+        self._send(self._call_id, number, kind, payload, error)
+        if kind is _ITEM:
+            counters = self._counters
+            counters.inputs_sent += 1
+            counters.input_bytes_sent += len(payload)
 
     def _lend(self, payload: Payload) -> None:
         if refs := refs_of(payload):
@@ -66,7 +70,10 @@ class InputWay:
 
     def kick(self) -> None:
         """Have the queued written."""
-        if len(self._session.machine.calls) == 1:
+        if len(self._calls) == 1:
             self._session.kick_item()
         else:  # others fill the message
             self._session.kick()
+
+
+_ITEM = InputKind.ITEM  # looking it up on the class of an enum is a call on CPython 3.10 and 3.11

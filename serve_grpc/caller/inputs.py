@@ -27,7 +27,6 @@ from serve_grpc.config import LOGGER_NAME
 from serve_grpc.foreign import run_foreign
 from serve_grpc.mailbox import Mailbox
 from serve_grpc.protocol.envelope import InputPlace
-from serve_grpc.protocol.flow import ProducerWindow
 from serve_grpc.protocol.input_items import InputKind
 
 __all__ = ["InputArgument", "Inputs", "inputs_among", "taken_out"]
@@ -36,6 +35,7 @@ logger = logging.getLogger(LOGGER_NAME)
 
 LOOK_S = 1.0
 """Between two looks whether the loop of a generator is closed: a loop tells nobody of its end."""
+_ITEM = InputKind.ITEM  # looking it up on the class of an enum is a call on CPython 3.10 and 3.11
 LOST = Entry(
     InputKind.ERROR,
     b"",
@@ -51,17 +51,17 @@ class _Input:
     """One of them.
 
     Attributes:
+        number: Of it, among those of its call.
         source: Makes its items.
-        window: What the replica may still be sent; None before the call was.
         unsent, sent: Entries that wait for credit, and those of which no replica has told anything.
         is_over: Its end is among these, or has left, or the handler wants no more.
     """
 
-    __slots__ = ("is_over", "sent", "source", "unsent", "window")
+    __slots__ = ("is_over", "number", "sent", "source", "unsent")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, number: int, source: Source) -> None:
+        self.number = number
         self.source = source
-        self.window: ProducerWindow | None = None
         self.unsent: deque[Entry] = deque()
         self.sent: list[Entry] = []
         self.is_over = False
@@ -86,7 +86,7 @@ class Inputs:
         self.places = places
         self.has_sent = False
         self._mailbox = mailbox
-        self._inputs = [_Input(source) for source in sources]
+        self._inputs = [_Input(number, source) for number, source in enumerate(sources)]
         self._owner: Sender | None = None
         self._way: InputWay | None = None
         self._credit: tuple[int, int] | None = None
@@ -122,7 +122,6 @@ class Inputs:
         credit = self._way.credit
         self._is_read = False
         for each in self._inputs:
-            each.window = ProducerWindow(*credit)
             each.unsent.extendleft(reversed(each.sent))
             each.sent.clear()
         if self._credit is None:
@@ -154,7 +153,7 @@ class Inputs:
     def _look(self) -> None:
         for each in self._inputs:
             if not each.is_over and each.source.is_lost:
-                self._put(each, LOST)
+                self._put(each, (LOST,))
         if not all(each.is_over for each in self._inputs):
             self._watch = self._mailbox.call_later(LOOK_S, self._look)
 
@@ -199,26 +198,30 @@ class Inputs:
         if is_closed:
             self._end(each)
         elif not each.is_over or each.unsent:
-            assert each.window is not None
-            each.window.grant(items, bytes_)
             each.source.grant(items, bytes_)
             self._flush(each)
 
     # ------------------------------------------------------------ the items
 
-    def _post(self, each: _Input, entry: Entry) -> None:
-        """Take what a source made; from any thread."""
+    def _post(self, each: _Input, entries: Sequence[Entry]) -> None:
+        """Take what a source made, items or an end; from any thread."""
         # Items come from a task or a thread of their own. What ends an input may be told by a
         # finalizer, in the midst of anything.
-        hand_over = self._mailbox.run if entry.kind is InputKind.ITEM else self._mailbox.post
+        hand_over = self._mailbox.run if entries[0].kind is _ITEM else self._mailbox.post
         try:
-            hand_over(self._put, each, entry)
+            hand_over(self._put, each, entries)
         except RuntimeError:
             each.source.stop()  # the transport's loop is closed: nobody will take it
 
-    def _put(self, each: _Input, entry: Entry) -> None:
+    def _put(self, each: _Input, entries: Sequence[Entry]) -> None:
         try:
-            self._take(each, entry)
+            if (is_items := entries[0].kind is _ITEM) and each.source.counts_untaken:
+                for entry in entries:
+                    each.source.taken_over(len(entry.payload))
+            if not each.is_over:
+                each.is_over = not is_items
+                each.unsent.extend(entries)
+                self._flush(each)
         except Exception as error:
             # As in `events`: a call that never ends is the worst end.
             run_foreign("log", logger.exception, "could not handle an item of %r", self)
@@ -226,29 +229,16 @@ class Inputs:
                 text = f"a stream among the arguments could not be handled: {error!r}"
                 self._owner.end(GivenUp(text, may_have_executed=True))
 
-    def _take(self, each: _Input, entry: Entry) -> None:
-        if entry.kind is InputKind.ITEM:
-            each.source.taken_over(len(entry.payload))
-        if not each.is_over:
-            each.is_over = entry.kind is not InputKind.ITEM
-            each.unsent.append(entry)
-            self._flush(each)
-
     def _flush(self, each: _Input) -> None:
-        way, window = self._way, each.window
-        if way is None or window is None or not each.unsent:
+        way, unsent, number = self._way, each.unsent, each.number
+        if way is None or not unsent:
             return
-        while each.unsent:
-            entry = each.unsent[0]
-            if entry.kind is InputKind.ITEM and not window.is_open:
-                break
-            each.unsent.popleft()
+        while unsent and (unsent[0].kind is not _ITEM or way.windows[number].is_open):
+            entry = unsent.popleft()
             if not self._is_read:
                 each.sent.append(entry)
             self.has_sent = True
-            size = way.send(self._inputs.index(each), entry)
-            if entry.kind is InputKind.ITEM:
-                window.spend(size)
+            way.send(number, entry)
         way.kick()
 
 

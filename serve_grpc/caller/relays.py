@@ -54,6 +54,10 @@ class Upstream(Protocol):
     async def wait_item(self) -> bool:
         """Return True when there is one, False at the end."""
 
+    @property
+    def has_item(self) -> bool:
+        """Whether there is one now."""
+
     def pass_item(self) -> Any:
         """The next one as it came: a payload, or a `Value`."""
 
@@ -90,6 +94,11 @@ class ResponseItems:
     async def wait_item(self) -> bool:
         """As of `Upstream`."""
         return await self._call.wait_item()
+
+    @property
+    def has_item(self) -> bool:
+        """As of `Upstream`."""
+        return self._call.has_item
 
     def pass_item(self) -> Any:
         """As of `Upstream`."""
@@ -132,6 +141,11 @@ class InboxItems:
         """As of `Upstream`."""
         return self._inbox.serializer
 
+    @property
+    def has_item(self) -> bool:
+        """As of `Upstream`."""
+        return self._inbox.has_item
+
     def took(self, item: Any) -> None:
         """As of `Upstream`."""
         self._inbox.took(len(item))
@@ -173,6 +187,7 @@ class Relay:
     """
 
     is_lost = False
+    counts_untaken = False
 
     def __init__(self, upstream: Upstream, writer: ItemWriter) -> None:
         self._upstream = upstream
@@ -197,7 +212,7 @@ class Relay:
             self._gate.grant(items, bytes_)
 
     def taken_over(self, size: int) -> None:
-        """Credit alone limits how much is under way."""
+        """As of `Source`."""
 
     def stop(self) -> None:
         """As of `Source`."""
@@ -217,24 +232,44 @@ class Relay:
         except BaseException as error:  # an item could not be opened, or not be written again
             if is_interrupt(error):
                 raise
-            sink(await in_thread(self._writer.failed, error, terms))
+            sink((await in_thread(self._writer.failed, error, terms),))
         finally:
             self._upstream.close()
             self._task = None
 
     async def _pass_on(self, sink: Sink, terms: Terms, gate: LoopGate) -> None:
-        upstream, passed = self._upstream, 0
+        upstream = self._upstream
         while await upstream.wait_item():
-            item = upstream.pass_item()
-            entry = self._unopened(item, terms) or await self._opened(item, terms)
-            await gate.enter(len(entry.payload))
-            # Only now: what has been read here, and may not go on, must not make room for more.
-            upstream.took(item)
-            sink(entry)
-            passed += 1
-            if passed % ITEMS_PER_TURN == 0:
+            item = self._pass_run(sink, terms, gate)
+            if item is not None:
+                entry = self._unopened(item, terms) or await self._opened(item, terms)
+                await gate.enter(len(entry.payload))
+                # Only now: what was read, and may not go on yet, must not make room for more.
+                upstream.took(item)
+                sink((entry,))
+            elif upstream.has_item:
                 await asyncio.sleep(0)
-        sink(await upstream.failure(self._writer, terms) or END)
+        sink((await upstream.failure(self._writer, terms) or END,))
+
+    def _pass_run(self, sink: Sink, terms: Terms, gate: LoopGate) -> Any:
+        """Hand on, together, the items that are here and can go on as they came and at once.
+
+        Returns:
+            The first one that cannot; None if there is none, or it is somebody else's turn.
+        """
+        upstream, run = self._upstream, list[Entry]()
+        try:
+            while upstream.has_item and len(run) < ITEMS_PER_TURN:
+                item = upstream.pass_item()
+                entry = self._unopened(item, terms)
+                if entry is None or not gate.try_enter(len(entry.payload)):
+                    return item
+                upstream.took(item)
+                run.append(entry)
+            return None
+        finally:
+            if run:
+                sink(run)
 
     def _unopened(self, item: Any, terms: Terms) -> Entry | None:
         """The item as it came, if it can go on so and without a wait, as most can."""

@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from typing import Any, Protocol
 
 from serve_grpc.caller.item_writer import END, Entry, ItemWriter, Terms
@@ -25,14 +25,19 @@ __all__ = ["ITEMS_PER_TURN", "LoopSource", "ReferencedItems", "Sink", "Source", 
 ITEMS_PER_TURN = 16
 """Of one generator that never waits; then whatever else runs on its loop has a turn."""
 
-Sink = Callable[[Entry], None]
-"""Takes what is made, from any thread, and never in the midst of anything else."""
+Sink = Callable[[Sequence[Entry]], None]
+"""Takes what is made, items or an end, from any thread, and never in the midst of anything else."""
 
 
 class Source(Protocol):
     """Makes the items of one input. All methods are called on the transport's loop, or before the
     call gets there.
+
+    Attributes:
+        counts_untaken: Whether it wants to hear `taken_over`.
     """
+
+    counts_untaken: bool
 
     def start(self, sink: Sink, terms: Terms) -> None:
         """Begin. Args: `sink` takes what is made, `terms` are those of the first replica."""
@@ -81,6 +86,8 @@ class LoopSource:
         loop: Where `remote()` was called.
     """
 
+    counts_untaken = False  # credit alone limits how much is made on a loop
+
     def __init__(
         self,
         steps: AsyncGenerator[Any, None] | ReferencedItems,
@@ -110,7 +117,7 @@ class LoopSource:
         self._post(self._grant, items, bytes_)
 
     def taken_over(self, size: int) -> None:
-        """Credit alone limits how much is made on a loop."""
+        """As of `Source`."""
 
     def stop(self) -> None:
         """As of `Source`."""
@@ -169,13 +176,13 @@ class LoopSource:
             await self._produce(sink, terms, gate)
         except GeneratorExit as error:
             # The loop was closed under the task, which may not wait for anything any more.
-            sink(self._writer.failed(error, terms))
+            sink((self._writer.failed(error, terms),))
             raise
         except BaseException as error:
             # SystemExit, too: raised in a task, it would end the loop, and it is this call's alone.
             if isinstance(error, asyncio.CancelledError) or is_interrupt(error):
                 interrupt = error
-            sink(self._writer.failed(error, terms))
+            sink((self._writer.failed(error, terms),))
         await self._close()
         if interrupt is not None:
             raise interrupt
@@ -186,16 +193,17 @@ class LoopSource:
             try:
                 value = await self._steps.__anext__()
             except StopAsyncIteration:
-                sink(END)
+                sink((END,))
                 return
             if self._is_stopped:
                 return
             # Serialized before it waits: its size is what credit is counted in, and the code may
             # change it later.
             entry = self._writer.item(value, terms)
-            if not await gate.enter(len(entry.payload)):
+            size = len(entry.payload)
+            if not gate.try_enter(size) and not await gate.enter(size):
                 return
-            sink(entry)
+            sink((entry,))
             made += 1
             if made % ITEMS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -222,6 +230,7 @@ class ThreadSource:
     """
 
     is_lost = False
+    counts_untaken = True
 
     def __init__(
         self, steps: Generator[Any, None, None] | ReferencedItems, writer: ItemWriter
@@ -246,7 +255,7 @@ class ThreadSource:
             self._run_in_thread(self._run, sink, terms, self._gate)
         except RuntimeError as error:  # the system has no thread left
             self._is_stopped = True
-            sink(self._writer.failed(error, terms))
+            sink((self._writer.failed(error, terms),))
 
     def grant(self, items: int, bytes_: int) -> None:
         """As of `Source`."""
@@ -287,7 +296,7 @@ class ThreadSource:
         try:
             self._produce(sink, terms, gate)
         except BaseException as error:  # as in `LoopSource`
-            sink(self._writer.failed(error, terms))
+            sink((self._writer.failed(error, terms),))
         self._close()
 
     def _produce(self, sink: Sink, terms: Terms, gate: ThreadGate) -> None:
@@ -295,7 +304,7 @@ class ThreadSource:
             try:
                 value = next(self._steps)
             except StopIteration:
-                sink(END)
+                sink((END,))
                 return
             if self._is_stopped:
                 return
@@ -303,7 +312,7 @@ class ThreadSource:
             # Python cannot interrupt a thread: this is where a cancel ends it.
             if not gate.enter(len(entry.payload)):
                 return
-            sink(entry)
+            sink((entry,))
 
     def _close(self) -> None:
         try:

@@ -84,7 +84,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         reads_buffers: Whether the replica reads pickles that are followed by their buffers.
         stores: Whether payloads over the limit go by Ray's object store, as both sides have to say;
             so it holds once the session is open.
-        send_input: Queues what an input of a call has to say; see `SentInputs.add`.
+        send_input, input_windows: See `SentInputs.add` and `SentInputs.windows`.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         # Looked up once, as both are used for each call.
         self._add_request, self._frames = self._sent.add, self._sent.frames
         self._inputs = SentInputs(self.outbox)
-        self.send_input = self._inputs.add
+        self.send_input, self.input_windows = self._inputs.add, self._inputs.windows
         self._credit = GrantedCredit()
         self.calls: dict[int, CallT] = {}
         self.peer_max_message_bytes = 0

@@ -116,14 +116,13 @@ class SentInputs:
             payload: The item.
             error: Why the input failed.
         """
-        if not self.knows(call_id, number):
+        windows = self.windows.get(call_id)
+        if windows is None:
             return
-        if kind is InputKind.ITEM:
-            self.windows[call_id][number].spend(len(payload))
-        if error is not None and error.ByteSize() > self._max_message_bytes:
-            error = shortened(error)
-        if error is not None and error.ByteSize() > wire.INLINE_BYTES:
-            payload, error = error.SerializeToString(), None
+        if kind is _ITEM:
+            windows[number].spend(len(payload))
+        elif error is not None:
+            payload, error = self._limited(error)
         outbox = self._outbox
         if len(payload) > wire.INLINE_BYTES:
             outbox.send_large(
@@ -136,6 +135,14 @@ class SentInputs:
             )
         else:
             self._queue(call_id, number, kind, joined(payload), error)
+
+    def _limited(self, error: Error) -> tuple[bytes, Error | None]:
+        """An error as it may travel: as it is, cut, or serialized if it is large."""
+        if error.ByteSize() > self._max_message_bytes:
+            error = shortened(error)
+        if error.ByteSize() > wire.INLINE_BYTES:
+            return error.SerializeToString(), None
+        return b"", error
 
     def _queue(
         self, call_id: int, number: int, kind: InputKind, payload: bytes, error: Error | None

@@ -50,7 +50,9 @@ async def stream_on_loop(
             # Serialized before it waits: the size is what the credit is counted in, and the code
             # may change the item later.
             payload = dump(item)
-            await gate.enter(len(payload))
+            size = len(payload)
+            if not gate.try_enter(size):
+                await gate.enter(size)
             send(payload)
             sent += 1
             if sent == 1 or sent % ITEMS_PER_TURN == 0:

@@ -29,8 +29,18 @@ class LoopGate:
         self._is_closed = False
         self._wake: asyncio.Future[None] | None = None
 
+    def try_enter(self, size: int) -> bool:
+        """Whether an item of `size` bytes may be sent now; then it counts as sent."""
+        if self._is_closed or self._is_held or not self._window.is_open:
+            return False
+        self._window.spend(size)
+        return True
+
     async def enter(self, size: int) -> bool:
-        """Return True when an item of `size` bytes may be sent, False once the gate is closed."""
+        """Return True when an item of `size` bytes may be sent, False once the gate is closed.
+
+        For one that `try_enter` did not let in, as it does most.
+        """
         # Again and again: a wake says that something changed, not that the gate is open.
         while not self._is_closed and (self._is_held or not self._window.is_open):
             self._wake = asyncio.get_running_loop().create_future()

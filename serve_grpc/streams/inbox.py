@@ -107,6 +107,11 @@ class Inbox:
 
     # ------------------------------------------------------------ the consumer's side
 
+    @property
+    def has_item(self) -> bool:
+        """Whether an item is here."""
+        return bool(self._items)
+
     async def wait_item(self) -> bool:
         """Return True when an item is there, False if the stream is over; on any loop."""
         await self._waiters.wait(self._has_news)

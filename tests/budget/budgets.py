@@ -23,6 +23,8 @@ from tests.budget.whole_way import (
     ITEMS,
     REPLICA_SIDE,
     calls_made,
+    items_relayed,
+    items_sent,
     items_streamed,
 )
 from tests.budget.workloads import (
@@ -88,10 +90,13 @@ BUDGETS = (
     Budget("mailbox: function posted and run", 51, BATCH, mailbox_hands_over),
     Budget("arguments to bytes and back", 207, BATCH, request_serialized),
     Budget("result to bytes and back", 149, BATCH, response_serialized),
-    # Of these three only CPython 3.11 was measured.
+    # Of these only CPython 3.11 was measured.
     Budget("whole call: the caller's side", 1068, CALLS, calls_made, CALLER_SIDE),
     Budget("whole call: the replica's side", 684, CALLS, calls_made, REPLICA_SIDE),
     Budget("item of a stream: the caller's side", 203, ITEMS, items_streamed, CALLER_SIDE),
+    Budget("item of an argument: the caller's side", 371, ITEMS, items_sent, CALLER_SIDE),
+    Budget("item of an argument: the replica's side", 213, ITEMS, items_sent, REPLICA_SIDE),
+    Budget("item that is passed on: the caller's side", 452, ITEMS, items_relayed, CALLER_SIDE),
 )
 
 MAX_RATIO = 3.5

@@ -20,14 +20,30 @@ from serve_grpc._serve.replicas import UserMethod
 from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.dialling import dialling_by
+from serve_grpc.caller.inputs import Inputs
+from serve_grpc.caller.item_writer import ItemWriter
 from serve_grpc.caller.making import CallMaker
 from serve_grpc.caller.pool import ConnectionPool
+from serve_grpc.caller.relays import Relay, ResponseItems
 from serve_grpc.caller.router import Router
+from serve_grpc.caller.sources import LoopSource, Source
 from serve_grpc.config import Settings
+from serve_grpc.protocol.envelope import InputPlace
+from serve_grpc.request_stream import RequestStream
+from serve_grpc.serialization import get_serializer
 from tests.property.simulated_fleet import Adapter, Fleet, SimulatedReplica
 from tests.unit.sessions import SECRET
 
-__all__ = ["CALLER_SIDE", "CALLS", "ITEMS", "REPLICA_SIDE", "calls_made", "items_streamed"]
+__all__ = [
+    "CALLER_SIDE",
+    "CALLS",
+    "ITEMS",
+    "REPLICA_SIDE",
+    "calls_made",
+    "items_relayed",
+    "items_sent",
+    "items_streamed",
+]
 
 IN_FLIGHT, ROUNDS = 32, 1
 CALLS = IN_FLIGHT * ROUNDS
@@ -41,8 +57,8 @@ class _Replica(SimulatedReplica):
     """Its handlers do nothing but answer."""
 
     def method(self, name: str) -> UserMethod:
-        function = {"echo": self._echo, "count": self._count}[name]
-        return UserMethod(name, function, is_coroutine=name == "echo", in_thread=False)
+        function = {"echo": self._echo, "count": self._count, "take": self._take}[name]
+        return UserMethod(name, function, is_coroutine=name != "count", in_thread=False)
 
     async def _echo(self, text: str) -> str:
         return text
@@ -50,6 +66,9 @@ class _Replica(SimulatedReplica):
     async def _count(self, items: int) -> AsyncIterator[str]:
         for _ in range(items):
             yield PAYLOAD
+
+    async def _take(self, stream: RequestStream[str]) -> int:
+        return len([item async for item in stream])
 
 
 class _Way:
@@ -77,9 +96,11 @@ class _Way:
             assert await self._call(_maker("echo"), PAYLOAD) == PAYLOAD
         return router
 
-    def _call(self, maker: CallMaker, argument: object) -> Call:
+    def _call(self, maker: CallMaker, argument: object, source: Source | None = None) -> Call:
         router = self._router
-        delivery = maker.new_delivery(router, None)
+        places = (InputPlace(0, ""),)
+        inputs = None if source is None else Inputs(places, [source], router.mailbox)
+        delivery = maker.new_delivery(router, None, inputs)
         assert maker.serialize(delivery, (argument,), {}, self._router.memory)
         router.mailbox.run(router.submit, delivery)
         return delivery.call
@@ -107,6 +128,28 @@ class _Way:
 
         with self._closing():
             assert self._loop.run_until_complete(take_all()) == ITEMS
+
+    def send_items(self) -> None:
+        async def items() -> AsyncIterator[str]:
+            for _ in range(ITEMS):
+                yield PAYLOAD
+
+        async def upload() -> object:
+            generator: Any = items()
+            source = LoopSource(generator, _writer(), self._loop)
+            return await self._call(_maker("take"), None, source)
+
+        with self._closing():
+            assert self._loop.run_until_complete(upload()) == ITEMS
+
+    def relay_items(self) -> None:
+        async def relay() -> object:
+            upstream = self._call(_maker("count", stream=True), ITEMS)
+            source = Relay(ResponseItems(upstream, upstream.give_up), _writer())
+            return await self._call(_maker("take"), None, source)
+
+        with self._closing():
+            assert self._loop.run_until_complete(relay()) == ITEMS
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
@@ -140,6 +183,10 @@ def _maker(method: str, *, stream: bool = False) -> CallMaker:
     return CallMaker("deployment", "app", options, is_idempotent=False)
 
 
+def _writer() -> ItemWriter:
+    return ItemWriter(get_serializer("cloudpickle"), None, "items")
+
+
 def calls_made() -> Callable[[], object]:
     """Unary calls, from their arguments to their results."""
     return _Way().make_calls
@@ -148,3 +195,13 @@ def calls_made() -> Callable[[], object]:
 def items_streamed() -> Callable[[], object]:
     """One stream, from the generator to the consumer."""
     return _Way().stream_items
+
+
+def items_sent() -> Callable[[], object]:
+    """A stream that is an argument, from the caller's generator to the handler."""
+    return _Way().send_items
+
+
+def items_relayed() -> Callable[[], object]:
+    """A stream that one call returns and another one has as an argument."""
+    return _Way().relay_items

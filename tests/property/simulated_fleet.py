@@ -29,6 +29,8 @@ from tests.unit.sessions import SECRET
 
 __all__ = ["Adapter", "Fleet", "SimulatedReplica"]
 
+_SETTINGS = Settings()
+
 
 class SimulatedReplica:
     """What the dispatcher needs of Serve's replica, and two handlers. Is a `ReplicaAdapter`.
@@ -53,7 +55,7 @@ class SimulatedReplica:
         self._sessions: dict[ReplicaPump, LoopbackLink] = {}
         self._tell: Callable[[], None] = lambda: None
         as_adapter: Any = self
-        self.dispatcher = ReplicaDispatcher(as_adapter, Settings())
+        self.dispatcher = ReplicaDispatcher(as_adapter, _SETTINGS)
 
     @property
     def facts(self) -> ReplicaFacts:
@@ -79,6 +81,7 @@ class SimulatedReplica:
             epoch=self._epochs,
             max_ongoing_requests=self.max_ongoing_requests,
             max_message_bytes=10_000,
+            input_credit=(_SETTINGS.stream_window_items, _SETTINGS.stream_window_bytes),
         )
         io = ReplicaPump(session, link, self.dispatcher)
         if self._is_draining:

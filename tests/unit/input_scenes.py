@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from serve_grpc._generated.replica_pb2 import (
@@ -14,6 +13,7 @@ from serve_grpc._generated.replica_pb2 import (
 from serve_grpc.caller.delivery import Delivery
 from serve_grpc.caller.inputs import Inputs
 from serve_grpc.caller.item_writer import END, Entry, Terms
+from serve_grpc.caller.sources import Sink
 from serve_grpc.protocol.envelope import InputPlace
 from serve_grpc.protocol.input_items import InputKind
 from tests.unit.message_of_replies import Line
@@ -32,15 +32,16 @@ class Scripted:
     """A source whose items the test makes."""
 
     is_lost = False
+    counts_untaken = True
 
     def __init__(self) -> None:
-        self.sink: Callable[[Entry], None] | None = None
+        self.sink: Sink | None = None
         self.terms: list[Terms] = []
         self.granted: list[tuple[int, int]] = []
         self.taken: list[int] = []
         self.stops = 0
 
-    def start(self, sink: Callable[[Entry], None], terms: Terms) -> None:
+    def start(self, sink: Sink, terms: Terms) -> None:
         self.sink = sink
         self.terms.append(terms)
 
@@ -56,11 +57,11 @@ class Scripted:
     def put(self, *payloads: bytes) -> None:
         assert self.sink is not None
         for payload in payloads:
-            self.sink(item(payload))
+            self.sink((item(payload),))
 
     def end(self) -> None:
         assert self.sink is not None
-        self.sink(END)
+        self.sink((END,))
 
 
 class Scene(Line):

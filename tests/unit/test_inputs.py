@@ -99,7 +99,7 @@ def test_an_error_needs_no_credit_and_nothing_follows_it() -> None:
         scene.go()
         scene.source.put(b"1")
         assert scene.source.sink is not None
-        scene.source.sink(Entry(InputKind.ERROR, b"", Error(message="why")))
+        scene.source.sink((Entry(InputKind.ERROR, b"", Error(message="why")),))
         scene.source.put(b"late")
         scene.source.end()
         assert await scene.left() == [(0, "ITEM", b"1"), (0, "ERROR", b"")]
@@ -113,7 +113,7 @@ def test_a_large_item_leaves_before_the_small_one_behind_it() -> None:
         scene.go()
         large = Segments([b"x" * 100_000])
         assert scene.source.sink is not None
-        scene.source.sink(item(large))
+        scene.source.sink((item(large),))
         scene.source.put(b"small")
         assert await scene.left() == [(0, "ITEM", b""), (0, "ITEM", b"small")]
 
@@ -221,8 +221,8 @@ def test_the_loan_of_a_call_takes_on_what_items_name() -> None:
         assert scene.way.loan is None
         first, second = Ref(), Ref()
         assert scene.source.sink is not None
-        scene.source.sink(item(Segments([b"1"], (first,))))
-        scene.source.sink(item(Segments([b"2"], (second,))))
+        scene.source.sink((item(Segments([b"1"], (first,))),))
+        scene.source.sink((item(Segments([b"2"], (second,))),))
         await scene.left()
         assert type(scene.way.loan) is Loan
         scene.hear(scene.result("a"))
@@ -254,7 +254,7 @@ def test_payloads_in_pieces_are_sent_as_they_are() -> None:
         scene.go()
         assert scene.source.sink is not None
         payload = Segments([b"ab", b"cd"])
-        scene.source.sink(item(payload))
+        scene.source.sink((item(payload),))
         assert await scene.left() == [(0, "ITEM", joined(payload))]
 
     asyncio.run(main())

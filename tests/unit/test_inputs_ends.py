@@ -180,10 +180,10 @@ def test_a_try_of_a_call_sends_its_inputs_and_its_own_end_is_not_theirs() -> Non
 def test_an_item_that_we_fail_over_ends_its_call(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         scene = Scene()
-        scene.go()
         session = scene.connection._session
         assert session is not None
         session.machine.send_input = lambda *_: 1 / 0  # type: ignore[method-assign]
+        scene.go()
         scene.source.put(b"1")
         await eventually_async(lambda: scene.call.done)
         with pytest.raises(ServeGrpcError, match="ZeroDivisionError"):

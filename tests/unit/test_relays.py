@@ -66,7 +66,7 @@ class Chain:
         self.made: list[Entry] = []
 
     def start(self, terms: Terms = TERMS) -> None:
-        self.relay.start(self.made.append, terms)
+        self.relay.start(self.made.extend, terms)
 
     def add(self, *payloads: Any) -> None:
         for payload in payloads:
@@ -250,7 +250,7 @@ def test_a_requests_own_stream_goes_on_as_it_came() -> None:
     async def main() -> None:
         fed, made = Fed(), []
         relay = inbox_relay(fed)
-        relay.start(made.append, TERMS)
+        relay.start(made.extend, TERMS)
         payloads = [pickle.dumps(Unloadable()), pickle.dumps(2)]
         for payload in payloads:
             fed.feed_payload(payload)
@@ -266,7 +266,7 @@ def test_what_may_name_refs_is_opened() -> None:
     async def main() -> None:
         fed, made = Fed(), []
         relay = inbox_relay(fed)
-        relay.start(made.append, TERMS)
+        relay.start(made.extend, TERMS)
         fed.feed(("ray._private.serialization", WhereLoaded()))
         await eventually_async(lambda: made)
         _, where = pickle.loads(made[0].payload)
@@ -280,7 +280,7 @@ def test_what_may_name_refs_is_opened() -> None:
 def test_the_error_of_a_requests_own_stream_goes_on() -> None:
     async def main() -> None:
         fed, made = Fed(), []
-        inbox_relay(fed).start(made.append, TERMS)
+        inbox_relay(fed).start(made.extend, TERMS)
         fed.feed(1)
         fed.fail("why")
         await eventually_async(lambda: len(made) == 2)
@@ -295,7 +295,7 @@ def test_a_requests_own_stream_is_closed_when_no_more_is_wanted(is_started: bool
         fed = Fed()
         relay = inbox_relay(fed)
         if is_started:
-            relay.start(lambda entry: None, TERMS)
+            relay.start(lambda entries: None, TERMS)
             await asyncio.sleep(0)
         relay.stop()
         await eventually_async(lambda: fed.is_closed)

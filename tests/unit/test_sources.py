@@ -32,7 +32,7 @@ def test_items_come_in_order_from_where_the_generator_belongs(kind: str) -> None
             else ThreadSource(noted.in_thread(), writer())
         )
         NAME.set("of later")
-        source.start(made.append, TERMS)
+        source.start(made.extend, TERMS)
         await eventually_async(lambda: made and made[-1].kind is InputKind.END)
         assert values_of(made) == [*range(40), "END"]
         [(thread, name)] = noted.where
@@ -48,7 +48,7 @@ def test_items_come_in_order_from_where_the_generator_belongs(kind: str) -> None
 def test_a_generator_that_never_waits_lets_its_loop_have_a_turn() -> None:
     async def main() -> None:
         made: list[Entry] = []
-        on_loop(Noted(*range(90)).on_loop()).start(made.append, TERMS)
+        on_loop(Noted(*range(90)).on_loop()).start(made.extend, TERMS)
         seen = set()
         while not made or made[-1].kind is not InputKind.END:
             seen.add(len(made))
@@ -63,7 +63,7 @@ def test_credit_pauses_an_async_generator_and_a_grant_lets_it_go_on() -> None:
         made: list[Entry] = []
         noted = Noted(*range(10))
         source = on_loop(noted.on_loop())
-        source.start(made.append, TERMS._replace(items=2))
+        source.start(made.extend, TERMS._replace(items=2))
         await eventually_async(lambda: noted.steps == 3)
         await asyncio.sleep(0)
         assert (values_of(made), noted.steps) == ([0, 1], 3)
@@ -83,7 +83,7 @@ def test_credit_pauses_a_plain_generator_and_a_grant_lets_it_go_on() -> None:
     made: list[Entry] = []
     noted = Noted(*range(10))
     source = ThreadSource(noted.in_thread(), writer())
-    source.start(made.append, TERMS._replace(items=2))
+    source.start(made.extend, TERMS._replace(items=2))
     until(lambda: noted.steps == 3)
     assert values_of(made) == [0, 1]
     source.taken_over(5)
@@ -104,7 +104,7 @@ def test_a_step_that_runs_is_not_disturbed_and_what_it_makes_is_dropped() -> Non
         noted = Noted(1, 2)
         noted.may_go_on.clear()
         source = on_loop(noted.on_loop())
-        source.start(made.append, TERMS)
+        source.start(made.extend, TERMS)
         await noted.step.wait()
         source.stop()
         await asyncio.sleep(0.05)  # time for what must not happen
@@ -143,7 +143,7 @@ def test_a_plain_generator_that_is_never_started_is_closed(has_begun: bool) -> N
         assert next(steps) == 1
     source = ThreadSource(steps, writer())
     source.stop()
-    source.start(lambda entry: None, TERMS)
+    source.start(lambda entries: None, TERMS)
     until(lambda: steps.gi_frame is None)
     assert noted.ends == ["GeneratorExit"] * has_begun
 
@@ -180,7 +180,7 @@ def test_a_response_of_serves_is_cancelled_when_no_more_is_wanted(
         items = ReferencedItems(response)
         source = on_loop(items) if kind == "loop" else ThreadSource(items, writer())
         if is_started:
-            source.start(made.append, TERMS._replace(items=2))
+            source.start(made.extend, TERMS._replace(items=2))
             await eventually_async(lambda: len(made) == 2)
         source.stop()
         await eventually_async(lambda: response.cancels)
@@ -222,7 +222,7 @@ def test_nothing_is_kept_of_a_generator_that_is_over(make: Callable[[Any], Any])
         source = make(loop_steps() if make is new_loop_source else thread_steps())
         gc.disable()
         try:
-            source.start(made.append, TERMS._replace(items=1))
+            source.start(made.extend, TERMS._replace(items=1))
             await eventually_async(lambda: len(watched) == 2)
             source.stop()
             await eventually_async(lambda: not any(ref() for ref in watched))

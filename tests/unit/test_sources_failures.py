@@ -38,7 +38,7 @@ def failing_in_thread(error: BaseException) -> Generator[Any, None, None]:
 async def made_by(kind: str, loop_steps: Any, thread_steps: Any) -> list[Entry]:
     made: list[Entry] = []
     source = on_loop(loop_steps) if kind == "loop" else ThreadSource(thread_steps, writer())
-    source.start(made.append, TERMS)
+    source.start(made.extend, TERMS)
     await eventually_async(lambda: made and made[-1].kind is not InputKind.ITEM)
     return made
 
@@ -109,7 +109,7 @@ def test_without_pickles_an_exception_travels_as_text() -> None:
     async def main() -> None:
         made: list[Entry] = []
         source = on_loop(failing_on_loop(Odd("so it is")))
-        source.start(made.append, TERMS._replace(may_pickle=False))
+        source.start(made.extend, TERMS._replace(may_pickle=False))
         await eventually_async(lambda: len(made) == 2)
         told = error_of(made)
         assert (told.pickled, told.message) == (b"", "so it is")
@@ -125,7 +125,7 @@ def test_a_loop_that_ends_under_a_generator_ends_its_input(items: int) -> None:
     async def main() -> None:
         if items > 1:
             noted.may_go_on.clear()
-        on_loop(noted.on_loop()).start(made.append, TERMS._replace(items=items))
+        on_loop(noted.on_loop()).start(made.extend, TERMS._replace(items=items))
         await eventually_async(lambda: noted.steps == (2 if items == 1 else 1))
         await asyncio.sleep(0)
 
@@ -146,7 +146,7 @@ def test_the_end_of_a_loop_that_ran_nothing_more_is_seen() -> None:
     assert not source.is_lost
     loop.close()
     assert source.is_lost
-    source.start(made.append, TERMS)
+    source.start(made.extend, TERMS)
     source.grant(1, 1)
     source.stop()
     assert made == []
@@ -170,7 +170,7 @@ def test_a_generator_that_fails_to_close_is_logged(caplog: pytest.LogCaptureFixt
     async def main() -> None:
         for source in (on_loop(stubborn()), ThreadSource(stubborn_thread(), writer())):
             made: list[Entry] = []
-            source.start(made.append, TERMS._replace(items=1))
+            source.start(made.extend, TERMS._replace(items=1))
             await eventually_async(made.copy)
             caplog.clear()
             source.stop()
@@ -184,7 +184,7 @@ def test_ctrl_c_in_a_generator_is_the_programs() -> None:
     made: list[Entry] = []
 
     async def main() -> None:
-        on_loop(failing_on_loop(KeyboardInterrupt())).start(made.append, TERMS)
+        on_loop(failing_on_loop(KeyboardInterrupt())).start(made.extend, TERMS)
         await asyncio.sleep(30)
 
     with pytest.raises(KeyboardInterrupt):

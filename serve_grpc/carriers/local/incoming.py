@@ -47,8 +47,9 @@ LAST_READS = 256
 """For what a peer that is gone has left behind. The kernel holds less, but a peer that only takes
 nothing may go on to send."""
 
-_FLAGS = socket.MSG_CMSG_CLOEXEC
-_CUT = socket.MSG_CTRUNC
+# Plain integers: the operators of an enum are Python code, and these are used for every message.
+_FLAGS = int(socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_CTRUNC)
 _local = threading.local()
 
 
