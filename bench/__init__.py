@@ -16,7 +16,7 @@ Rooms, from the one that knows least; `tests/test_architecture.py` holds who may
     http        measuring over HTTP
     ray_programs  running Ray's own benchmark programs
     two_nodes   measuring large payloads between two nodes
-    growth, doors, micro, shared_memory, grpc_payloads  measuring parts of it, without Ray
+    growth, fleet, doors, micro, shared_memory, grpc_payloads  measuring parts of it, without Ray
     show        tables, pictures, pages and comparisons of runs
     tests       of all of this
 """

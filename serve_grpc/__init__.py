@@ -17,6 +17,7 @@ Opt in with `deployment` or `enable`, then call with `handle.options(_by_referen
     threads.py        threads of our own
     states.py         tables of legal moves
     mailbox.py        functions to another event loop, one wake-up a burst
+    pacing.py         long work on an event loop, a millisecond at a time
     caller/           from `handle.remote()` to a replica        (transport's loop)
     replica/          from a request to the user's code          (replica's loops)
     protocol/         frames and session machines                (pure)

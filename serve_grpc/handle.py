@@ -173,6 +173,10 @@ class DeploymentHandle(serve_handle.DeploymentHandle[T]):
         )
         # Not looked up again: `handle.options(...).remote()` is a common way to call.
         copy._data_router = self._data_router
+        # Not with the first call: until then Serve's router would look up every replica's actor.
+        is_by_value = not copy.handle_options._by_reference
+        if is_by_value and copy.is_initialized and copy._data_router is None:
+            copy._find_router()
         return copy
 
     def _init(self, **kwargs: Any) -> None:

@@ -93,7 +93,7 @@ ONLY_IN = {
         "carriers/local/",
         "caller/dialling.py",
         "replica/",
-        "_serve/routers.py",  # how long the path of a socket may be
+        "_serve/replica_facts.py",  # how long the path of a socket may be
     ),
     "grpc_health": ("carriers/grpc/",),
     "grpc_reflection": ("carriers/grpc/",),
@@ -130,6 +130,7 @@ ARROWS = (
     ("states",),
     ("protocol",),
     ("mailbox", "routing"),
+    ("pacing",),
     ("entrance",),
     ("carriers",),
     ("carriers.grpc", "carriers.local"),

@@ -28,7 +28,7 @@ from serve_grpc.protocol.replica import ReplicaSession
 from serve_grpc.replica.dispatcher import ReplicaDispatcher
 from serve_grpc.serialization import get_serializer
 
-__all__ = ["Caller", "loopback"]
+__all__ = ["SECRET", "Caller", "loopback", "new_session"]
 
 SECRET = b"s" * 32
 MAX_ONGOING_REQUESTS = 200
@@ -40,9 +40,11 @@ class Caller:
     Args:
         router: Carries them.
         serializer: Name of the serializer, for both directions.
+        bound_to: The only replica that they go to; None for any.
     """
 
-    def __init__(self, router: Router, serializer: str) -> None:
+    def __init__(self, router: Router, serializer: str, bound_to: str | None = None) -> None:
+        self._bound_to = bound_to
         self._router = router
         self._serializer = get_serializer(serializer)
         self._envelope = Envelope("__call__", serializer, serializer, False, ROUTE, "default")
@@ -56,7 +58,7 @@ class Caller:
             mailbox=router.mailbox,
             response_loads=serializer.load_response,
         )
-        router.mailbox.run(router.submit, router.new_delivery(call))
+        router.mailbox.run(router.submit, router.new_delivery(call, bound_to=self._bound_to))
         await call.wait_done()
         return call.result()
 
@@ -73,7 +75,7 @@ async def loopback(serializer: str = "cloudpickle") -> AsyncIterator[Caller]:
     adapter, manager = new_router()
     with (
         mock.patch("serve_grpc.caller.pool.cluster_secrets", return_value=(SECRET,)),
-        dialling_by(loopback_dial(lambda link: _session(link, dispatcher).run())),
+        dialling_by(loopback_dial(lambda link: new_session(link, dispatcher).run())),
     ):
         router = Router(adapter, Settings())
         await asyncio.sleep(0)  # it starts in the loop's next turn
@@ -88,9 +90,12 @@ async def loopback(serializer: str = "cloudpickle") -> AsyncIterator[Caller]:
             await cancel_tasks()
 
 
-def _session(link: Link, dispatcher: ReplicaDispatcher) -> ReplicaPump:
+def new_session(
+    link: Link, dispatcher: ReplicaDispatcher, replica_id: str = "replica-0"
+) -> ReplicaPump:
+    """A replica's end of a session over `link`."""
     session = ReplicaSession(
-        replica_id="replica-0",
+        replica_id=replica_id,
         keyring=Keyring((SECRET,)),
         nonce=b"r" * 16,
         epoch=1,

@@ -34,8 +34,9 @@ from ray.serve._private.utils import Semaphore
 from ray.serve.schema import LoggingConfig
 from ray.util import metrics
 
+from serve_grpc._serve.replica_facts import Endpoint
 from serve_grpc._serve.replicas import ReplicaAdapter
-from serve_grpc._serve.routers import Endpoint, RouterAdapter
+from serve_grpc._serve.routers import RouterAdapter
 
 __all__ = ["ROUTE", "cancel_tasks", "new_replica_adapter", "new_router", "running", "serve_log"]
 

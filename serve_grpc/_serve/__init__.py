@@ -1,7 +1,11 @@
 """The one room for Ray's private names. Nothing else imports `ray.serve._private`.
 
     versions.py         which Ray is supported; refuses the others
-    routers.py          a handle's router: replica set, configuration, metrics
+    routers.py          a handle's router: configuration, admission, metrics
+    replica_facts.py    what the control plane says of a replica, and news of it
+    replica_lists.py    the lists of replicas that reach a router, and what changed
+    deferred_lists.py   when Serve's own request router takes such a list
+    replica_handles.py  its view of a replica, whose actor is looked up when it is used
     router_metrics.py   the metrics of Serve's request router
     request_routers.py  requests that Serve's own router assigns, over our sessions
     handles.py          a handle's default marker and flag, the router of Serve's own handle
@@ -27,8 +31,9 @@ does so, and runs the tests of a real Serve, on the newest patch of each of thes
 | name | for |
 | --- | --- |
 | `router.SingletonThreadRouter`, `CurrentLoopRouter`, `._asyncio_router`, `SharedRouterLongPollClient` | the router behind a handle, and whether Serve still runs |
-| `AsyncioRouter._event_loop`, `._request_router`, `._running_replicas`, `._metrics_manager`, `._deployment_available`, `._request_router_class`, `._node_id`, `._availability_zone`, `._prefer_local_node_routing`, `._controller_handle`, `._initial_backoff_s`, `._backoff_multiplier`, `._max_backoff_s`, `._self_actor_id` | replica set, configuration |
-| `RouterMetricsManager._update_running_replicas`, `.update_deployment_config` (both wrapped on the instance), `._deployment_config`, `.num_queued_requests`, `.inc_/dec_num_queued_requests`, `.num_router_requests`, `.num_requests_sent_to_replicas` under `._queries_lock`, `.should_send_scaled_to_zero_optimized_push`, `.push_autoscaling_metrics_to_controller`, `._cached_metrics_enabled`, `.num_running_requests_gauge` | what Serve counts of a handle's calls |
+| `AsyncioRouter._event_loop`, `._request_router`, `._running_replicas`, `._metrics_manager`, `._deployment_available`, `._request_router_class`, `._node_id`, `._availability_zone`, `._prefer_local_node_routing`, `._controller_handle`, `._initial_backoff_s`, `._backoff_multiplier`, `._max_backoff_s`, `._self_actor_id` | replicas, configuration |
+| `AsyncioRouter._running_replicas` (set), `._request_router_initialized`, `._handle_source`, `.assign_request`, `.choose_replica`, `.broadcast` (all three wrapped on the instance), `RequestRouter._update_running_replicas`, `._choose_replica_for_request` (both replaced on the instance), `._probe_queue_lens` (while a list is taken), `.on_replica_actor_died`, `DeploymentHandleSource`, `RunningReplica` (extended), `RunningReplica._actor_handle`, `ActorHandle._actor_id`, `RunningReplicaInfo.get_actor_handle` | lists that Serve's request router takes when it needs them, actors that are looked up when they are used |
+| `RouterMetricsManager._update_running_replicas` (replaced on the instance), `.update_deployment_config` (wrapped on the instance), `._deployment_config`, `.num_queued_requests`, `.inc_/dec_num_queued_requests`, `.num_router_requests`, `.num_requests_sent_to_replicas` under `._queries_lock`, `.should_send_scaled_to_zero_optimized_push`, `.push_autoscaling_metrics_to_controller`, `._cached_metrics_enabled`, `.num_running_requests_gauge` | what Serve counts of a handle's calls |
 | `AsyncioRouter._objref_resolution_latency_ms`, `RequestRouter.queue_wait_time_ms_histogram`, `.router_queue_len_gauge`, `.num_routing_tasks_gauge`, `.curr_num_routing_tasks`, `.num_routing_tasks_in_backoff_gauge`, `.num_routing_tasks_in_backoff` | metrics of the request router |
 | `RequestRouter.curr_replicas`, `PowerOfTwoChoicesRequestRouter`, `RunningReplicaInfo`, `RunningReplica._replica_info` | what the control plane says of a replica |
 | `RequestRouter._create_replica_wrapper_func` (wrapped on the instance), `RunningReplica._grpc_replica_wrapper` (set on the instance), `.stub`, `.actor_id`, `ReplicaWrapper`, `gRPCReplicaWrapper`, `ReplicaResult`, `ReplicaQueueLengthInfo`, `RequestMetadata` (extended), `RequestMetadata._client`, `._reserved_slot_token`, `DeploymentHandle._init_router_and_get_metadata` (extended), `._dispatch` (in handle.py), `DeploymentResponse._fetch_future_result_async`, `._replica_result_future` | a sender of ours in Serve's router |

@@ -8,10 +8,8 @@ otherwise.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -19,7 +17,6 @@ from ray.serve._private.constants import (
     RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE,
     RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING,
 )
-from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve._private.router import (
     CurrentLoopRouter,
     SharedRouterLongPollClient,
@@ -27,70 +24,17 @@ from ray.serve._private.router import (
 )
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from serve_grpc._serve.deferred_lists import is_custom
+from serve_grpc._serve.replica_facts import ReplicaNews, has_endpoint
+from serve_grpc._serve.replica_lists import Follower, ReplicaLists, lists_of
 from serve_grpc._serve.request_routers import Send, carry_requests
 from serve_grpc._serve.router_metrics import RequestRouterMetrics
-from serve_grpc.carriers.local.paths import MAX_SOCKET_PATH_BYTES
-from serve_grpc.routing.peer import ReplicaFacts
 from serve_grpc.routing.retry import Backoff
 
-__all__ = [
-    "ENDPOINT_KEY",
-    "Endpoint",
-    "ReplicaSet",
-    "RouterAdapter",
-    "has_replicas",
-    "router_adapter",
-]
+__all__ = ["RouterAdapter", "has_replicas", "router_adapter"]
 
 FLUSH_S = 0.05
 """Well below the shortest interval at which Serve looks at these numbers (0.1 s)."""
-
-ENDPOINT_KEY = "serve_grpc"
-"""Key of our entry in `RunningReplicaInfo.replica_metadata`; callers and replicas of two releases
-meet there, so it cannot change."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """What a replica publishes about its data plane. Args: as of `ReplicaFacts`."""
-
-    address: str
-    actor_id: str
-    serializers: frozenset[str] | None = None
-    local_path: str = ""
-
-    def as_metadata(self) -> dict[str, Any]:
-        """The entry in the replica's metadata."""
-        entry: dict[str, Any] = {"address": self.address, "actor_id": self.actor_id}
-        entry["inputs"] = True  # a version that takes none says nothing
-        if self.serializers is not None:
-            entry["serializers"] = sorted(self.serializers)
-        if self.local_path:
-            entry["local_path"] = self.local_path
-        return {ENDPOINT_KEY: entry}
-
-
-@dataclass(frozen=True)
-class ReplicaSet:
-    """The running replicas of a deployment, as the control plane sees them."""
-
-    replicas: tuple[ReplicaFacts, ...]
-
-    @property
-    def serializers(self) -> frozenset[str] | None:
-        """Those that every reachable replica takes; None for all."""
-        lists = [f.serializers for f in self.reachable if f.serializers is not None]
-        return frozenset.intersection(*lists) if lists else None
-
-    @property
-    def takes_inputs(self) -> bool:
-        """Whether arguments may be streams, whichever reachable replica gets the call."""
-        return all(facts.takes_inputs for facts in self.reachable)
-
-    @property
-    def reachable(self) -> tuple[ReplicaFacts, ...]:
-        """Those with an endpoint of ours."""
-        return tuple(facts for facts in self.replicas if facts.address)
 
 
 def router_adapter(serve_router: Any, handle_counter: Any) -> RouterAdapter | None:
@@ -125,7 +69,7 @@ class RouterAdapter:
         self.zone: str = (
             router._availability_zone or "" if RAY_SERVE_PROXY_PREFER_LOCAL_AZ_ROUTING else ""
         )
-        self._ids: dict[str, Any] = {}
+        self._lists: ReplicaLists | None = None
         self._send: Send | None = None
         self._equipped: Any = None
         # What happened since the last `_flush`, one entry each: an increment of Serve's costs more
@@ -141,30 +85,20 @@ class RouterAdapter:
 
     # ------------------------------------------------------------ the control plane's news
 
-    def subscribe(self, on_change: Callable[[ReplicaSet], None]) -> None:
-        """Call `on_change` now, if the replica set is known, and after each update."""
-        # Serve's router hands every update of its long poll to these two methods of its metrics
-        # manager (Ray 2.60: `update_deployment_targets`, `update_deployment_config` of
-        # `AsyncioRouter`), after it has used it itself. There is no public way to be told.
-        update_replicas = self._metrics._update_running_replicas
-        update_config = self._metrics.update_deployment_config
+    def subscribe(self, on_change: Callable[[ReplicaNews], None]) -> None:
+        """Call `on_change` now, if the replicas are known, and after each update.
 
-        def update_replicas_and_tell(running_replicas: list[Any]) -> None:
-            update_replicas(running_replicas)
-            on_change(self._replica_set(running_replicas))
+        Large news come in a later turn, and while they are made ready the loop does other work.
+        """
+        self._lists = lists_of(self._router)
+        self._lists.follow(Follower(on_change, self._equip_request_router, self._tell_counts))
 
-        def update_config_and_tell(config: Any, curr_num_replicas: int) -> None:
-            update_config(config, curr_num_replicas=curr_num_replicas)
-            self._equip_request_router()
-            known = self._known_replicas()
-            if known is not None:
-                on_change(self._replica_set(known))
-
-        self._metrics._update_running_replicas = update_replicas_and_tell
-        self._metrics.update_deployment_config = update_config_and_tell
-        known = self._known_replicas()
-        if known is not None:
-            on_change(self._replica_set(known))
+    def _tell_counts(self) -> None:
+        # A replica that left may still finish calls; its id is kept while Serve counts any. First
+        # what is still to be told of it, or the count would be an old one.
+        if self._flusher is not None:
+            self._flusher.cancel()
+            self._flush()
 
     def carry_requests(self, send: Send) -> None:
         """Let by-value requests of ours, which Serve's own router assigns, go through `send`."""
@@ -176,29 +110,7 @@ class RouterAdapter:
         if request_router is None or self._send is None or self._equipped is request_router:
             return
         self._equipped = request_router
-        carry_requests(request_router, self._send, lambda info: bool(_facts(info).address))
-
-    def _known_replicas(self) -> list[Any] | None:
-        # Until there is a configuration, and so a request router, `AsyncioRouter` keeps the set.
-        request_router = self._router._request_router
-        if request_router is not None:
-            return [replica._replica_info for replica in request_router.curr_replicas.values()]
-        running: list[Any] | None = self._router._running_replicas
-        return running
-
-    def _replica_set(self, running_replicas: list[Any]) -> ReplicaSet:
-        # A replica that left may still finish calls; its id is kept while Serve counts any. First
-        # what is still to be told of it, or the count would be an old one.
-        if self._flusher is not None:
-            self._flusher.cancel()
-            self._flush()
-        counted = self._metrics.num_requests_sent_to_replicas
-        still_open = {
-            replica_id: full_id for replica_id, full_id in self._ids.items() if counted.get(full_id)
-        }
-        current = {info.replica_id.unique_id: info.replica_id for info in running_replicas}
-        self._ids = {**still_open, **current}
-        return ReplicaSet(tuple(_facts(info) for info in running_replicas))
+        carry_requests(request_router, self._send, has_endpoint)
 
     @property
     def is_configured(self) -> bool:
@@ -208,11 +120,8 @@ class RouterAdapter:
     @property
     def has_custom_request_router(self) -> bool:
         """Whether the deployment asks for a request router other than Serve's default."""
-        # By name, as Serve itself decides it: the class may come as a pickled copy.
         router_class = self._router._request_router_class
-        return router_class is not None and (
-            router_class.__name__ != PowerOfTwoChoicesRequestRouter.__name__
-        )
+        return router_class is not None and is_custom(router_class)
 
     @property
     def backoff(self) -> Backoff:
@@ -331,12 +240,14 @@ class RouterAdapter:
         if RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE:
             running = Counter(self._sent)
             running.subtract(self._finished)
+            ids = self._lists.ids if self._lists is not None else {}
             # Serve's own calls change the same numbers, from other threads; and the dict is another
-            # one after each update (`_update_running_replicas`), so it is looked up every time.
+            # one after many updates (`ReplicaLists`), so it is looked up every time.
             with self._metrics._queries_lock:
                 for replica_id, change in running.items():
-                    if change:
-                        self._metrics.num_requests_sent_to_replicas[self._ids[replica_id]] += change
+                    # One that is not there left, and a call was sent before we had heard of it.
+                    if change and replica_id in ids:
+                        self._metrics.num_requests_sent_to_replicas[ids[replica_id]] += change
             if not self._metrics._cached_metrics_enabled:  # else Serve sets it every so often
                 counted = self._metrics.num_requests_sent_to_replicas
                 self._metrics.num_running_requests_gauge.set(sum(counted.values()))
@@ -353,34 +264,3 @@ def _http_fields(config: Any) -> dict[str, Any]:
         "status_code": backpressure.status_code,
         "retry_after_s": backpressure.retry_after_s,
     }
-
-
-def _facts(info: Any) -> ReplicaFacts:
-    published = info.replica_metadata.get(ENDPOINT_KEY)
-    endpoint = published if isinstance(published, dict) and not info.is_cross_language else {}
-    serializers = endpoint.get("serializers")
-    return ReplicaFacts(
-        replica_id=info.replica_id.unique_id,
-        deployment=info.replica_id.deployment_id.name,
-        application=info.replica_id.deployment_id.app_name,
-        address=endpoint.get("address", ""),
-        actor_id=endpoint.get("actor_id", ""),
-        node_id=info.node_id or "",
-        zone=info.availability_zone or "",
-        model_ids=frozenset(info.multiplexed_model_ids),
-        max_ongoing_requests=info.max_ongoing_requests,
-        serializers=None if serializers is None else frozenset(serializers),
-        local_path=_local_path(endpoint.get("local_path")),
-        takes_inputs=endpoint.get("inputs") is True,
-    )
-
-
-def _local_path(published: object) -> str:
-    """As a replica published it; "" for what can be no socket's path."""
-    if not isinstance(published, str) or "\0" in published or not os.path.isabs(published):
-        return ""
-    try:
-        length = len(os.fsencode(published))
-    except UnicodeEncodeError:
-        return ""
-    return published if length <= MAX_SOCKET_PATH_BYTES else ""

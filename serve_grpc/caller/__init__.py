@@ -24,6 +24,7 @@ Making a call (the thread of `remote()`):
 Choosing where it goes (the router's loop):
     router.py      follows the replicas of a deployment, and takes its new calls
     feed.py        what the control plane has told of the deployment
+    replica_set.py the replicas that it lists, and what they have in common
     admission.py   lets calls in, or refuses them
     line.py        our own choice of a replica, and the calls that wait for one
     bound.py       calls that may go to one replica only

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.allow_list import AllowList
+from serve_grpc.caller.replica_set import ReplicaSet
 
 __all__ = ["Feed"]
 
@@ -48,9 +48,9 @@ class Feed:
         """
         is_ready, reason, is_routed = self.is_ready, self.fallback_reason, self.is_serve_routed
         # Not with an empty set, as of a deployment scaled to zero: what was known of it holds.
-        if replica_set.replicas and is_configured:
+        if len(replica_set) and is_configured:
             is_ready = True
-            reason = None if replica_set.reachable else "has no serve_grpc endpoint"
+            reason = None if replica_set.has_reachable else "has no serve_grpc endpoint"
         if is_configured:
             is_routed = has_custom_router or bool(reason)
         takes_inputs = replica_set.takes_inputs

@@ -9,11 +9,13 @@ before the entrance, in the line, with Serve, on a connection, or done.
 from __future__ import annotations
 
 import copy
-import logging
+import functools
 import time
+from collections.abc import Iterator
 
 from serve_grpc._serve.cluster import node_id
-from serve_grpc._serve.routers import ReplicaSet, RouterAdapter
+from serve_grpc._serve.replica_facts import ReplicaNews
+from serve_grpc._serve.routers import RouterAdapter
 from serve_grpc._serve.tracing import is_tracing
 from serve_grpc.allow_list import check_process_list
 from serve_grpc.caller.admission import Admission, Arguments
@@ -26,18 +28,21 @@ from serve_grpc.caller.feed import Feed
 from serve_grpc.caller.line import WaitingLine
 from serve_grpc.caller.outcomes import Cancelled, GivenUp
 from serve_grpc.caller.pool import pool_of
+from serve_grpc.caller.replica_set import ReplicaSet
 from serve_grpc.caller.replicas import Replicas
 from serve_grpc.caller.tally import Tally, caller_metrics_of
 from serve_grpc.caller.waking import ServeWatch
-from serve_grpc.config import LOGGER_NAME, Settings
+from serve_grpc.config import Settings
 from serve_grpc.mailbox import mailbox_of
+from serve_grpc.pacing import Paced
 from serve_grpc.payload import Memory
 from serve_grpc.shared_memory.blocks import HEAP
 from serve_grpc.shared_memory.process import process_memory
 
 __all__ = ["Router"]
 
-logger = logging.getLogger(LOGGER_NAME)
+PART = 50
+"""Replicas that are taken at a time; a connection to each, at 50 µs, is a slice of `Paced`."""
 
 
 class Router:
@@ -85,29 +90,57 @@ class Router:
         )
         self._metrics = caller_metrics_of(pool, adapter.actor_id)
         self._metrics.add(tally)
+        is_near = functools.partial(has_lane, settings=self._settings, here=node_id())
+        self._replica_set = ReplicaSet(is_near=is_near)
+        self._work = Paced(self.mailbox, f"follow the replicas of {adapter.deployment_name}")
         # After all of the above: Serve may know the replicas already, and tells them at once.
         adapter.subscribe(self._on_replicas)
         adapter.carry_requests(self._assigned.send)
 
     # ------------------------------------------------------------ the feed
 
-    def _on_replicas(self, replica_set: ReplicaSet) -> None:
-        try:
-            self.mailbox.enter(self._update, replica_set)
-        except Exception:
-            # Serve's long poll would stop for good if an error reached it.
-            logger.exception("could not follow the replicas of %s", self._adapter.deployment_name)
+    def _on_replicas(self, news: ReplicaNews) -> None:
+        # An error is logged there: Serve's long poll would stop for good if it reached it.
+        self._work.run(self._update(news))
 
-    def _update(self, replica_set: ReplicaSet) -> None:
+    def _update(self, news: ReplicaNews) -> Iterator[None]:
+        changes = []
+        for number, part in enumerate(news.parts(PART)):
+            if number:
+                yield
+            changes.append(self._replica_set.update(part))
         if self._closed_reason is not None:
             return
         adapter, line, was_ready = self._adapter, self.line, self.feed.is_ready
         is_configured = adapter.is_configured
         feed = self.feed.after(
-            replica_set,
+            self._replica_set,
             is_configured=is_configured,
             has_custom_router=is_configured and adapter.has_custom_request_router,
         )
+        # What replicas take is known before calls go to them; that there are some, when they do.
+        if was_ready:
+            self._follow(feed)
+        for number, (changed, gone) in enumerate(changes):
+            if number:
+                if was_ready:
+                    line.pump()
+                yield
+            if self._closed_reason is not None:
+                return
+            # Replicas first, calls after: a call must not be sent to one that has just left.
+            line.replicas.update(changed, gone)
+        if not was_ready:
+            self._follow(feed)
+        near = self._replica_set.has_near
+        self.memory = (process_memory().pieces if near else None) or HEAP
+        self._assigned.on_replicas()
+        line.pump()
+        if is_configured:
+            self._admission.on_configured(has_replicas=len(self._replica_set) > 0)
+
+    def _follow(self, feed: Feed) -> None:
+        was_ready, line = self.feed.is_ready, self.line
         self.feed = line.feed = feed
         line.bound.feed = feed.for_bound_calls()
         # Calls that came before the configuration are not counted yet: had it named a request
@@ -115,15 +148,6 @@ class Router:
         if feed.is_ready and not was_ready and not feed.is_serve_routed:
             for delivery in line.waiting():
                 line.count(delivery)
-        # Replicas first, calls after: a call must not be sent to one that has just left.
-        line.replicas.update(replica_set.reachable)
-        here = node_id()
-        is_near = any(has_lane(facts, self._settings, here) for facts in replica_set.reachable)
-        self.memory = (process_memory().pieces if is_near else None) or HEAP
-        self._assigned.on_replicas()
-        line.pump()
-        if is_configured:
-            self._admission.on_configured(has_replicas=bool(replica_set.replicas))
 
     def on_change(self, connection: Connection) -> None:
         """A replica has room again, or turned calls away, or was lost."""
@@ -199,6 +223,7 @@ class Router:
         self.line.close(reason)
         self.line.fail_waiting()
         self._assigned.close(reason)
-        # Connections are let go, not cut: each closes when its last call is over (`retire`).
-        self.line.replicas.update(())
+        # Connections are let go, not cut: each closes when its last call is over (`retire`). Ids of
+        # replicas that were not told yet are ignored.
+        self.line.replicas.update((), self._replica_set.reachable_ids)
         self._metrics.remove(self.tally)

@@ -15,8 +15,8 @@ import os
 from typing import Any
 
 from serve_grpc._serve.cluster import cluster_secrets, node_address, session_directory
+from serve_grpc._serve.replica_facts import Endpoint
 from serve_grpc._serve.replicas import ReplicaAdapter, current_replica
-from serve_grpc._serve.routers import Endpoint
 from serve_grpc.allow_list import PROCESS_LIST, AllowList, check_process_list, narrowed
 from serve_grpc.carriers.grpc.serve import ReplicaServer
 from serve_grpc.carriers.host import SessionHost

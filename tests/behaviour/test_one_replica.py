@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from serve_grpc._generated.replica_pb2 import Reply
-from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.caller import pool as pool_module
 from serve_grpc.caller import router as router_module
 from serve_grpc.caller.pool import ConnectionPool
@@ -68,7 +67,7 @@ class Town:
 
     def tell(self, *names: str) -> None:
         """What Serve lists."""
-        self.adapter.tell(ReplicaSet(tuple(self.facts[name] for name in names)))
+        self.adapter.tell(self.facts[name] for name in names)
 
     async def hold(self, handle: Any, name: str) -> Any:
         """A call that has begun there, and goes on until `let_go`."""

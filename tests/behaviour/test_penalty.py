@@ -68,7 +68,7 @@ def with_pair(
                 ReplicaFacts(name, f"127.0.0.1:{port}", max_ongoing_requests=9, model_ids=ids)
             )
         try:
-            replicas.update(facts)
+            replicas.update(facts, ())
             bad, good = (replicas.connection_to(name) for name in ("bad", "good"))
             assert bad is not None
             assert good is not None

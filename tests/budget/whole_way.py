@@ -17,7 +17,6 @@ from typing import Any
 from unittest import mock
 
 from serve_grpc._serve.replicas import UserMethod
-from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.dialling import dialling_by
 from serve_grpc.caller.inputs import Inputs
@@ -92,7 +91,7 @@ class _Way:
         ):
             self._router = router = Router(adapter, Settings())
             await asyncio.sleep(0)  # it starts in the loop's next turn
-            adapter.tell(ReplicaSet((replica.facts,)))
+            adapter.tell([replica.facts])
             assert await self._call(_maker("echo"), PAYLOAD) == PAYLOAD
         return router
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.dialling import dialling_by
 from serve_grpc.caller.pool import ConnectionPool
@@ -50,7 +49,7 @@ class SmallFleet:
 
     def tell(self) -> None:
         """The list of those that there are reaches the router."""
-        self.adapter.tell(ReplicaSet(tuple(r.facts for r in self.fleet.replicas.values())))
+        self.adapter.tell(r.facts for r in self.fleet.replicas.values())
 
     def unlist(self, replica: SimulatedReplica) -> None:
         """Serve says that it is gone; it goes on with what it has."""

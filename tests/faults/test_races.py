@@ -26,6 +26,7 @@ from tests.faults.fleet import watched_handle
 from tests.faults.limits import allowed
 from tests.faults.tcp_proxy import TcpProxy
 from tests.ray.apps.watched import WATCHED, resources
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually, eventually_async
 
 ROW = 20
@@ -174,7 +175,7 @@ def test_a_list_of_replicas_that_flips_fails_no_call(deploy, callers, measured):
     handle = deploy(WATCHED.options(num_replicas=3).bind(), "flips")
     handle.echo.remote(1).result(timeout_s=30)
     serves = handle.echo._data_router._adapter._router
-    infos = [r._replica_info for r in serves._request_router.curr_replicas.values()]
+    infos = infos_of(handle)
     assert len(infos) == 3
     is_over = threading.Event()
     ends: Counter[str] = Counter()

@@ -8,6 +8,7 @@ import pytest
 
 import serve_grpc
 from tests.ray.apps.bench import bench_app
+from tests.ray.listing import infos_of
 
 
 class Target(NamedTuple):
@@ -30,8 +31,7 @@ def target(bench) -> Target:
     from serve_grpc._serve.cluster import cluster_secret
 
     facts = bench.replica.remote().result(timeout_s=20)
-    replicas = bench._router._asyncio_router._request_router.curr_replicas.values()
-    (info,) = [r._replica_info for r in replicas]
+    (info,) = infos_of(bench)
     assert info.replica_id.unique_id == facts["replica_id"]
     address = info.replica_metadata["serve_grpc"]["address"]
     return Target(address, facts["replica_id"], cluster_secret())

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from serve_grpc._generated.replica_pb2 import Refusal
+from serve_grpc._serve.replica_facts import ReplicaNews
 from serve_grpc._serve.replicas import UserMethod
-from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.carriers.link import Link, LinkLost
 from serve_grpc.carriers.loopback import LoopbackLink, pair
 from serve_grpc.carriers.replica_pump import ReplicaPump
@@ -192,20 +192,23 @@ class Adapter:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._replicas: ReplicaSet | None = None
-        self._on_change: Callable[[ReplicaSet], None] = lambda _: None
+        self._listed: dict[str, ReplicaFacts] | None = None
+        self._on_change: Callable[[ReplicaNews], None] = lambda _: None
         self.queued = 0
         self.on_replicas: Counter[str] = Counter()
 
-    def subscribe(self, on_change: Callable[[ReplicaSet], None]) -> None:
+    def subscribe(self, on_change: Callable[[ReplicaNews], None]) -> None:
         self._on_change = on_change
-        if self._replicas is not None:
-            on_change(self._replicas)
+        if self._listed is not None:
+            on_change(ReplicaNews(tuple(self._listed.values())))
 
-    def tell(self, replicas: ReplicaSet) -> None:
-        """News of the control plane."""
-        self._replicas = replicas
-        self._on_change(replicas)
+    def tell(self, replicas: Iterable[ReplicaFacts]) -> None:
+        """A list of the control plane."""
+        before, listed = self._listed or {}, {facts.replica_id: facts for facts in replicas}
+        changed = tuple(f for key, f in listed.items() if before.get(key) != f)
+        gone = tuple(key for key in before if key not in listed)
+        self._listed = listed
+        self._on_change(ReplicaNews(changed, gone))
 
     def carry_requests(self, _: Any) -> None:
         """No requests of Serve's own router here."""

@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.serve.exceptions import RequestCancelledError
 
-from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.caller import pool as pool_module
 from serve_grpc.caller import router as router_module
 from serve_grpc.caller.call import Call
@@ -110,9 +109,8 @@ class World:
 
     def tell(self) -> None:
         """The control plane's list reaches every caller."""
-        facts = tuple(replica.facts for replica in self.listed)
         for _, adapter in self.callers:
-            adapter.tell(ReplicaSet(facts))
+            adapter.tell(replica.facts for replica in self.listed)
 
     async def change(self) -> None:
         """One replica leaves, in one of two ways, or joins."""

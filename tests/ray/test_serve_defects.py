@@ -19,6 +19,7 @@ from serve_grpc.errors import MessageTooLargeError, ReplicaDiedError
 from tests.ray.apps.failures import Detailed
 from tests.ray.apps.gated import Board, Gated
 from tests.ray.apps.plain import Plain
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually
 
 OPTIONS = {"graceful_shutdown_wait_loop_s": 0.1, "graceful_shutdown_timeout_s": 3}
@@ -28,8 +29,7 @@ CPU = {"num_cpus": 0.01}
 def addresses(handle):
     """Where the replicas listen, as their metadata says."""
     handle.remote().result(timeout_s=20)
-    replicas = handle._router._asyncio_router._request_router.curr_replicas.values()
-    return [r._replica_info.replica_metadata["serve_grpc"]["address"] for r in replicas]
+    return [info.replica_metadata["serve_grpc"]["address"] for info in infos_of(handle)]
 
 
 def with_env(env, cls=Plain, **options):

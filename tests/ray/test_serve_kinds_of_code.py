@@ -10,6 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 import serve_grpc
 from tests.ray.apps.kinds import Api, diamond, enabled_diamond, healthy, in_loop_app, kinds_app
 from tests.ray.apps.plain import Plain
+from tests.ray.listing import infos_of
 from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually
 
@@ -105,8 +106,7 @@ def test_a_deployment_under_both_decorators_is_one_of_ours(root):
 def test_metadata_of_the_user_and_ours_are_both_published(root):
     handle = of("AsyncInit", False)
     handle.remote().result(timeout_s=20)
-    replicas = handle._router._asyncio_router._request_router.curr_replicas.values()
-    (metadata,) = [replica._replica_info.replica_metadata for replica in replicas]
+    (metadata,) = [info.replica_metadata for info in infos_of(handle)]
     assert metadata["mine"] == 7
     host, port = metadata["serve_grpc"]["address"].rsplit(":", 1)
     assert host

@@ -15,6 +15,7 @@ import serve_grpc
 from serve_grpc.errors import ReplicaDiedError
 from tests.ray.apps.bench import OPTIONS, Workbench
 from tests.ray.carriers import carriers_of, options_over
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually
 
 PATIENCE_S = 60
@@ -26,9 +27,8 @@ def app_over(carrier, **options):
 
 def path_of(handle):
     """Of the socket of its only replica, as it was published; "" if there is none."""
-    serves = handle._known_router()._adapter._router
-    (replica,) = serves._request_router.curr_replicas.values()
-    return replica._replica_info.replica_metadata["serve_grpc"].get("local_path", "")
+    (info,) = infos_of(handle)
+    return info.replica_metadata["serve_grpc"].get("local_path", "")
 
 
 def is_ready(handle):

@@ -8,6 +8,7 @@ import pytest
 
 import serve_grpc
 from tests.ray.apps.models import BAD, GOOD, Models, loads
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually
 
 CALLS, AT_ONCE = 100, 10
@@ -29,8 +30,7 @@ def models(request, deploy, tmp_path_factory):
 
 def holders(handle):
     """Models that this process knows a holder of."""
-    replicas = handle._router._asyncio_router._request_router.curr_replicas.values()
-    return {model for replica in replicas for model in replica.multiplexed_model_ids}
+    return {model for info in infos_of(handle) for model in info.multiplexed_model_ids}
 
 
 def test_bad_input_for_a_model_does_not_drive_it_from_its_replica(models):

@@ -13,6 +13,7 @@ from serve_grpc._generated.replica_pb2 import CallRequest
 from serve_grpc.errors import DeadlineExceededError
 from tests.peer.plain_client import CALL, PlainClient
 from tests.ray.apps.slots import slots_app
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually
 
 
@@ -79,8 +80,7 @@ def killed(held):
 def left_the_plain_door(held):
     from serve_grpc._serve.cluster import cluster_secret
 
-    (replica,) = held.handle._router._asyncio_router._request_router.curr_replicas.values()
-    info = replica._replica_info
+    (info,) = infos_of(held.handle)
     address = info.replica_metadata["serve_grpc"]["address"]
     client = PlainClient(address, info.replica_id.unique_id, cluster_secret())
     try:

@@ -26,6 +26,8 @@ SUITE = (
     "tests/unit/test_private_names.py",
     "tests/unit/test_handle_options.py",
     "tests/unit/test_call_signatures.py",
+    "tests/unit/test_deferred_lists.py",  # Serve's real router, without a cluster
+    "tests/unit/test_replica_lists.py",
     "tests/ray/test_serve_callers.py",  # unary calls and streams
     "tests/ray/test_serve_errors.py",
     "tests/ray/test_serve_user_errors.py",
@@ -44,6 +46,7 @@ SUITE = (
     "tests/ray/test_serve_inputs_observed.py",
     "tests/ray/test_serve_input_faults.py",
     "tests/ray/test_serve_pinning.py",
+    "tests/ray/test_serve_fleet.py",  # who looks up which actors
     "tests/ray/test_ray_benchmarks.py",
 )
 """What touches each of Ray's private names; about a minute and a half for a version."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import serve_grpc
+from tests.ray.listing import infos_of
 
 __all__ = ["OPTIONS", "Target", "decoded", "deployed", "targets_of"]
 
@@ -42,15 +43,13 @@ def targets_of(handle: serve_grpc.DeploymentHandle[Any]) -> list[Target]:
     from serve_grpc._serve.cluster import cluster_secret
 
     handle.options(_by_reference=True).facts.remote().result(timeout_s=30)  # the router is up
-    replicas = handle._router._asyncio_router._request_router.curr_replicas.values()
-    infos = [replica._replica_info for replica in replicas]
     return [
         Target(
             info.replica_metadata["serve_grpc"]["address"],
             info.replica_id.unique_id,
             cluster_secret(),
         )
-        for info in infos
+        for info in infos_of(handle)
     ]
 
 

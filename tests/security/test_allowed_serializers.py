@@ -16,6 +16,7 @@ from serve_grpc.errors import SerializationError
 from tests.peer.plain_client import PlainClient, error_of
 from tests.peer.session_client import SessionClient
 from tests.ray.apps.guarded import Guarded, Touch
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually
 from tests.security.endpoints import OPTIONS, Target, decoded, deployed, targets_of
 
@@ -211,8 +212,8 @@ def test_a_peer_gets_no_pickled_exception(target):
 
 def published(handle) -> list[str] | None:
     handle.options(_by_reference=True).facts.remote().result(timeout_s=30)
-    (replica,) = handle._router._asyncio_router._request_router.curr_replicas.values()
-    entry = replica._replica_info.replica_metadata["serve_grpc"]
+    (info,) = infos_of(handle)
+    entry = info.replica_metadata["serve_grpc"]
     names: list[str] | None = entry.get("serializers")
     return names
 

@@ -10,7 +10,7 @@ from ray import serve
 
 import serve_grpc
 from serve_grpc._generated.replica_pb2 import Error
-from serve_grpc._serve.routers import Endpoint, ReplicaSet
+from serve_grpc._serve.replica_facts import Endpoint
 from serve_grpc.allow_list import (
     allow_list,
     check_call,
@@ -18,6 +18,7 @@ from serve_grpc.allow_list import (
     narrowed,
     takes_pickle,
 )
+from serve_grpc.caller.replica_set import ReplicaSet
 from serve_grpc.caller.router import Router
 from serve_grpc.config import Settings
 from serve_grpc.errors import SerializationError

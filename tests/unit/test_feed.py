@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from serve_grpc._serve.routers import ReplicaSet
 from serve_grpc.caller.feed import Feed
+from serve_grpc.caller.replica_set import ReplicaSet
 from serve_grpc.routing.peer import ReplicaFacts
 
 NOBODY = ReplicaSet(())
-OURS = ReplicaSet(
-    (ReplicaFacts("a", "h:1", serializers=frozenset({"msgpack"}), takes_inputs=True),)
-)
-OLD = ReplicaSet((*OURS.replicas, ReplicaFacts("b", "h:2")))
+NEW = ReplicaFacts("a", "h:1", serializers=frozenset({"msgpack"}), takes_inputs=True)
+OURS = ReplicaSet((NEW,))
+OLD = ReplicaSet((NEW, ReplicaFacts("b", "h:2")))
 SERVES = ReplicaSet((ReplicaFacts("a", ""),))
 
 

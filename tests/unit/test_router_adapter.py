@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from bench.stand_ins.serve import cancel_tasks, new_router, running
-from serve_grpc._serve.routers import ENDPOINT_KEY, Endpoint, ReplicaSet
+from serve_grpc._serve.replica_facts import ENDPOINT_KEY, Endpoint, ReplicaNews
 from serve_grpc.routing.peer import ReplicaFacts
 
 
@@ -49,14 +49,14 @@ def facts_of(endpoint: object) -> ReplicaFacts:
 
     async def main() -> ReplicaFacts:
         adapter, manager = new_router()
-        seen: list[ReplicaSet] = []
+        seen: list[ReplicaNews] = []
         adapter.subscribe(seen.append)
         (info,) = running(1, max_ongoing_requests=5)
         manager._update_running_replicas(
             [dataclasses.replace(info, replica_metadata={ENDPOINT_KEY: endpoint})]
         )
         await cancel_tasks()
-        ((facts,),) = [news.replicas for news in seen if news.replicas]
+        ((facts,),) = [news.changed for news in seen if news.changed]
         return facts
 
     return asyncio.run(main())

@@ -9,6 +9,7 @@ import pytest
 import serve_grpc
 from tests.ray.apps.batching import batching_app
 from tests.ray.compat.behaviours import behaviour
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually
 
 SECTION = "Batching and multiplexing"
@@ -105,8 +106,7 @@ def test_model_id_of_a_call(transport, models):
 
 def holders(handle, model_id):
     """How many replicas hold the model, as far as this process has heard."""
-    replicas = handle._init_router()._asyncio_router.request_router.curr_replicas.values()
-    return sum(model_id in replica.multiplexed_model_ids for replica in replicas)
+    return sum(model_id in info.multiplexed_model_ids for info in infos_of(handle))
 
 
 @behaviour(SECTION, "Calls for a model go to the replica that holds it")

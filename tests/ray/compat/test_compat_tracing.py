@@ -18,6 +18,7 @@ from serve_grpc._generated.replica_pb2 import CallRequest
 from tests.peer.plain_client import CALL, PlainClient
 from tests.ray.apps.traced import TRACING, Front, Leaf
 from tests.ray.compat.behaviours import BY_REFERENCE, behaviour
+from tests.ray.listing import infos_of
 from tests.ray.waiting import eventually
 
 Span = dict[str, Any]
@@ -166,8 +167,7 @@ def test_a_call_through_the_plain_door_joins_its_callers_trace(app):
     from serve_grpc._serve.cluster import cluster_secret
 
     app.leaf.options(_by_reference=False).remote().result(timeout_s=20)  # knows the replica now
-    router = app.leaf._router._asyncio_router._request_router
-    (info,) = [replica._replica_info for replica in router.curr_replicas.values()]
+    (info,) = infos_of(app.leaf)
     address = info.replica_metadata["serve_grpc"]["address"]
     client = PlainClient(address, info.replica_id.unique_id, cluster_secret())
     trace, parent = secrets.token_hex(16), secrets.token_hex(8)
