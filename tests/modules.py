@@ -24,6 +24,7 @@ THROUGH: dict[str, tuple[str, ...]] = {
         "tests/unit/test_arguments.py",
         "tests/unit/test_dispatch_tables.py",
     ),
+    "_serve/routers.py": ("tests/unit/test_router_adapter.py",),
     "caller/bound.py": ("tests/unit/test_bound.py", "tests/behaviour/test_one_replica.py"),
     "caller/choosing.py": ("tests/unit/test_delivery.py",),
     "caller/events.py": ("tests/unit/test_handing_out.py",),

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.fleet.real_router import measure_arrival, measure_calls, measure_changes
+from bench.stand_ins.serve import serve_log
 
 SIDES = (("Ray Serve", False), ("serve_grpc", True))
 
@@ -30,7 +33,12 @@ SIDES = (("Ray Serve", False), ("serve_grpc", True))
 def main(
     replicas: int, rounds: int, changes: int, lists: int, every_ms: float, look_up_ms: float
 ) -> None:
-    cost_s = look_up_ms / 1e3
+    with tempfile.TemporaryDirectory() as directory, serve_log(Path(directory)):
+        _measure(replicas, rounds, changes, look_up_ms / 1e3)
+        _show_calls(replicas, rounds, lists, every_ms / 1e3)
+
+
+def _measure(replicas: int, rounds: int, changes: int, cost_s: float) -> None:
     arrivals = _in_turns(
         rounds, lambda ours: measure_arrival(replicas, is_ours=ours, cost_s=cost_s)
     )
@@ -43,7 +51,6 @@ def main(
     _show("one replica more: callback, ms", changed, "more_ms")
     _show("one less or more: longest callback, ms", changed, "longest_ms", max)
     _show(f"{2 * changes} changes: look-ups", changed, "look_ups", max)
-    _show_calls(replicas, rounds, lists, every_ms / 1e3)
 
 
 def _in_turns(rounds: int, measure: Callable[[bool], Any]) -> dict[str, list[Any]]:

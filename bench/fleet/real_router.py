@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import pickle
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +20,13 @@ from typing import Any
 from unittest import mock
 
 from bench.stand_ins.loopback import SECRET, Caller, new_session
-from bench.stand_ins.real_router import RealRouter, adapter_of, as_sent, real_router
+from bench.stand_ins.real_router import (
+    RealRouter,
+    adapter_of,
+    as_pickle,
+    as_sent,
+    real_router,
+)
 from bench.stand_ins.serve import new_replica_adapter, running
 from serve_grpc._serve.replica_facts import Endpoint
 from serve_grpc.caller.dialling import dialling_by
@@ -228,6 +235,9 @@ async def measure_calls(
 ) -> Calls:
     """Calls to one replica of `count`, which stays, while the others are replaced one by one.
 
+    What was there before is no business of the garbage collector meanwhile: a full collection would
+    be the longest stall by far, whoever caused it.
+
     Args:
         count: Replicas.
         lists: How many lists arrive, each with another replica in the place of one.
@@ -236,28 +246,31 @@ async def measure_calls(
         is_unpickled: Whether each list comes out of a pickle in another thread, as Ray's do.
     """
     infos, others = replicas_of(count), replicas_of(lists, count)
+    target = as_sent(infos)
+    targets, pickles = [], []
+    for number in range(lists):
+        place = 1 + number % (count - 1)
+        infos = [*infos[:place], others[number], *infos[place + 1 :]]
+        targets.append(dataclasses.replace(target, running_replicas=infos))
+        pickles.append(as_pickle(infos) if is_unpickled else b"")
     async with _routers(is_ours=True, cost_s=0.0) as (router, ours):
         assert ours is not None
-        router.give(as_sent(infos))
+        router.give(target)
         await _settle(router, ours, infos)
         caller = Caller(ours, "cloudpickle", bound_to=infos[0].replica_id.unique_id)
         for _ in range(200):
             await caller.call("warm")
+        gc.collect()
+        gc.freeze()
         calling = asyncio.get_running_loop().create_task(_call(caller, lists * every_s))
-        target = as_sent(infos)
-        for number in range(lists):
+        for target, pickled in zip(targets, pickles, strict=True):
             await asyncio.sleep(every_s)
-            place = 1 + number % (count - 1)
-            infos[place] = others[number]
             if is_unpickled:
-                target = await asyncio.to_thread(as_sent, infos)
-            else:
-                listed = [*target.running_replicas]
-                listed[place] = infos[place]
-                target = dataclasses.replace(target, running_replicas=listed)
+                target = await asyncio.to_thread(pickle.loads, pickled)
             if is_changing:
                 router.give(target)
         times = sorted(await calling)
+        gc.unfreeze()
         return Calls(statistics.median(times), times[int(len(times) * 0.99)], times[-1], len(times))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import pickle
 import threading
 import time
@@ -31,7 +32,7 @@ from bench.stand_ins.serve import DEPLOYMENT, cancel_tasks
 from serve_grpc._serve.replica_lists import lists_of
 from serve_grpc._serve.routers import RouterAdapter
 
-__all__ = ["Actors", "RealRouter", "adapter_of", "as_sent", "real_router"]
+__all__ = ["Actors", "RealRouter", "adapter_of", "as_pickle", "as_sent", "real_router"]
 
 
 class Actors:
@@ -64,10 +65,14 @@ class Actors:
             raise ValueError(f"Failed to look up actor with name '{name}'.")
         return SimpleNamespace(
             _actor_id=SimpleNamespace(hex=lambda: f"id of {name}"),
-            get_num_ongoing_requests=_Method(lambda: self.asked.append(name) or 0),
+            get_num_ongoing_requests=_Method(functools.partial(self._ask, name)),
             reserve_slot=_Method(lambda *_: (True, 1)),
             release_slot=_Method(lambda *_: (True, 0)),
         )
+
+    def _ask(self, name: str) -> int:
+        self.asked.append(name)
+        return 0
 
 
 class _Method:
@@ -140,13 +145,16 @@ class RealRouter:
         return self.asyncio_router._request_router
 
 
+def as_pickle(replicas: Sequence[RunningReplicaInfo], *, is_available: bool = True) -> bytes:
+    """What the controller sends of a list."""
+    return pickle.dumps(DeploymentTargetInfo(is_available, list(replicas)))
+
+
 def as_sent(
     replicas: Sequence[RunningReplicaInfo], *, is_available: bool = True
 ) -> DeploymentTargetInfo:
-    """What arrives of a list, each time of new objects."""
-    sent: DeploymentTargetInfo = pickle.loads(
-        pickle.dumps(DeploymentTargetInfo(is_available, list(replicas)))
-    )
+    """What arrives of it, each time of new objects."""
+    sent: DeploymentTargetInfo = pickle.loads(as_pickle(replicas, is_available=is_available))
     return sent
 
 

@@ -66,10 +66,11 @@ def _say_eager(lacks: str) -> None:
     )
 
 
-def is_custom(router_class: type) -> bool:
+def is_custom(router_class: Any) -> bool:
     """Whether a class of request routers is not Serve's default."""
     # By name, as Serve itself decides it: the class may come as a pickled copy.
-    return router_class.__name__ != PowerOfTwoChoicesRequestRouter.__name__
+    default: str = PowerOfTwoChoicesRequestRouter.__name__
+    return bool(router_class.__name__ != default)
 
 
 async def _no_probes(replicas: list[Any], backoff_index: int) -> list[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from serve_grpc.errors import (
     ReplicaUnavailableError,
     ServeGrpcError,
 )
-from serve_grpc.routing.peer import PeerState
+from serve_grpc.routing.peer import PeerState, ReplicaFacts
 from tests.fakes.deliveries import delivery_of
 from tests.fakes.small_fleet import SmallFleet, on_small_fleet
 from tests.ray.waiting import eventually_async
@@ -326,10 +325,7 @@ def test_a_call_whose_request_had_to_be_stored_goes_on_to_its_replica() -> None:
 def test_without_an_endpoint_a_bound_call_says_what_would_work() -> None:
     async def main(fleet: SmallFleet) -> None:
         early = fleet.call("early", FIRST)
-        plain = SimpleNamespace(
-            replicas=("one without",), reachable=(), serializers=None, takes_inputs=True
-        )
-        fleet.adapter.tell(plain)
+        fleet.adapter.tell([ReplicaFacts("one without", "")])
         for call in (early, fleet.call("late", FIRST)):
             await call.wait_done()
             error = call.exception()

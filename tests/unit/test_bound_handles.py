@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from serve_grpc.errors import (
 )
 from serve_grpc.handle import DeploymentHandle
 from serve_grpc.handle_options import MAX_NAME_CHARACTERS
+from serve_grpc.routing.peer import ReplicaFacts
 from tests.fakes.small_fleet import SmallFleet, on_small_fleet
 from tests.ray.waiting import eventually_async
 
@@ -146,9 +146,7 @@ def test_without_an_endpoint_a_bound_call_raises_where_it_is_made() -> None:
         early = fleet.handle(replica_id="a").remote("early", 1)
         early_pin = asyncio.ensure_future(fleet.handle().pin().__aenter__())
         await asyncio.sleep(1)
-        fleet.adapter.tell(
-            SimpleNamespace(replicas=("one",), reachable=(), serializers=None, takes_inputs=True)
-        )
+        fleet.adapter.tell([ReplicaFacts("one", "")])
         with pytest.raises(ServeGrpcError, match="has no serve_grpc endpoint"):
             fleet.handle(replica_id="a").remote("late", 1)
         for waited in (early, early_pin, fleet.handle().pin().__aenter__()):

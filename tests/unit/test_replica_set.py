@@ -31,7 +31,9 @@ def is_near(facts: ReplicaFacts) -> bool:
 
 @given(st.lists(NEWS, max_size=8))
 def test_it_is_what_all_of_them_say(told: list[ReplicaNews]) -> None:
-    replicas, listed, reached = ReplicaSet(is_near=is_near), {}, set()
+    replicas = ReplicaSet(is_near=is_near)
+    listed: dict[str, ReplicaFacts] = {}
+    reached: set[str] = set()
     for news in told:
         changed, gone = replicas.update(news)
         for replica_id in news.gone:
