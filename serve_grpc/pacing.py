@@ -39,6 +39,11 @@ class Paced:
     def __repr__(self) -> str:
         return f"<Paced {self._doing!r}: {len(self._works)} to do>"
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was given is done."""
+        return not self._works
+
     def run(self, work: Iterator[None]) -> None:
         """Begin now, unless other work is not done; what takes longer goes on in later turns."""
         self._works.append(work)
