@@ -42,6 +42,7 @@ OF_REQUEST_ROUTER = (
     "_update_running_replicas",
     "_probe_queue_lens",
     "_choose_replica_for_request",
+    "num_pending_requests",
     "on_replica_actor_died",
 )
 
@@ -131,9 +132,15 @@ class DeferredLists:
         self._take_if_needed()
 
     def _take_if_needed(self) -> None:
-        request_router = self._request_router
-        if request_router is not None and (self._calls or is_custom(type(request_router))):
+        if self._request_router is not None and self._is_needed():
             self.take()
+
+    def _is_needed(self) -> bool:
+        if self._calls or is_custom(type(self._request_router)):
+            return True
+        # Calls that were begun before we came: they wait for a replica, or for the configuration.
+        waiting_calls = self._router._request_router_initialized._waiters
+        return bool(waiting_calls or self._request_router.num_pending_requests)
 
     def take(self) -> None:
         """Let Serve's request router have the newest list, if it has not."""
@@ -185,13 +192,14 @@ class DeferredLists:
             self._calls -= 1
 
     async def _choose_resolved(self, pending_request: Any, *, is_retry: bool = False) -> Any:
-        # The request is sent in the same turn in which Serve's router has its replica, so this is
-        # the last point where somebody can wait for the look-up.
-        while True:
-            replica = await self._choose(pending_request, is_retry=is_retry)
-            if await self._is_usable(replica, pending_request.metadata):
-                return replica
-            is_retry = True
+        with self._call():  # the caller may have got the method before it was wrapped
+            # The request is sent in the same turn in which Serve's router has its replica, so this
+            # is the last point where somebody can wait for the look-up.
+            while True:
+                replica = await self._choose(pending_request, is_retry=is_retry)
+                if await self._is_usable(replica, pending_request.metadata):
+                    return replica
+                is_retry = True
 
     async def _resolve_all(self, metadata: Any) -> None:
         # `broadcast` sends to all of them in one turn.

@@ -86,7 +86,7 @@ def _say_missing(replica_id: ReplicaID) -> None:
 
 def _actor_id(published: str) -> Any:
     try:
-        return ray.ActorID.from_hex(published)
+        return ray.ActorID(bytes.fromhex(published))
     except ValueError:
         return None
 

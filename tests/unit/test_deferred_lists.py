@@ -218,6 +218,62 @@ def test_a_request_that_comes_before_the_configuration_gets_the_list() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("is_configured", [True, False])
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_a_request_that_was_begun_before_we_came_gets_the_list(
+    is_configured: bool, is_listed: bool
+) -> None:
+    async def main() -> None:
+        async with real_router() as router:
+            infos = running(1, max_ongoing_requests=5)
+            if is_listed:
+                router.list(infos)
+            if is_configured:
+                router.configure()
+            entering = []
+            for begins_before in (True, False):
+                chosen = router.asyncio_router.choose_replica(metadata(by_reference=False))
+                if begins_before:
+                    entering.append(asyncio.ensure_future(chosen.__aenter__()))
+                    await turns()
+                else:
+                    late = chosen
+            adapter_of(router).subscribe(lambda _: None)
+            entering.append(asyncio.ensure_future(late.__aenter__()))
+            await turns()
+            if not is_configured:
+                router.configure()
+            if not is_listed:
+                router.list(infos)
+            for selection in await asyncio.wait_for(asyncio.gather(*entering), 10):
+                assert selection.replica_id == "replica-0"
+
+    asyncio.run(main())
+
+
+def test_a_broadcast_that_was_begun_before_we_came_goes_to_all() -> None:
+    async def main() -> None:
+        async with real_router() as router:
+            router.list(running(3, max_ongoing_requests=5))
+            sent: list[str] = []
+
+            def send(replica: Any, request: Any, with_rejection: bool) -> Any:
+                sent.append(replica.replica_id.unique_id)
+                return mock.Mock()
+
+            begun = asyncio.ensure_future(
+                router.asyncio_router.broadcast(metadata(by_reference=True))
+            )
+            await turns()
+            adapter_of(router).subscribe(lambda _: None)
+            router.configure()
+            with mock.patch.object(RunningReplica, "try_send_request", send):
+                await asyncio.wait_for(begun, 10)
+            assert len(sent) == 3
+
+    asyncio.run(main())
+
+
 def test_a_broadcast_by_value_goes_to_all_and_looks_up_nobody() -> None:
     async def main() -> None:
         async with followed() as router:
