@@ -104,3 +104,22 @@ def test_the_word_for_what_calls_travel_over(
     router: Any, is_by_reference: bool, reason: str | None, transport: str
 ) -> None:
     assert transport_of(router, is_by_reference, reason) == transport
+
+
+def test_a_handle_by_value_has_a_router_of_ours_as_soon_as_serves_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not from the first call on: Serve's would have looked up every replica by then."""
+    made: list[Any] = []
+
+    def router_of(serve_router: Any, handle_counter: Any) -> Any:
+        made.append(serve_router)
+        return SimpleNamespace()
+
+    monkeypatch.setattr(handle_module, "router_of", router_of)
+    handle: DeploymentHandle[Any] = DeploymentHandle("Echo", "app", _router="Serve's")
+    handle.options(_by_reference=True)
+    assert made == []
+    by_value = handle.options(_by_reference=False)
+    by_value.options(method_name="other")
+    assert made == ["Serve's"]
