@@ -41,6 +41,8 @@ class Settings:
             calls until it answers.
         max_connections: Connections to a replica, and sessions on them
             (`SERVE_GRPC_MAX_CONNECTIONS`).
+        subset_size: Of how many replicas a caller chooses, where there are more and it has few
+            calls; 0 for all (`SERVE_GRPC_SUBSET_SIZE`).
         local: Whether processes of one node use the local lane (`SERVE_GRPC_LOCAL`); under TLS only
             if the variable says so.
         local_pool_bytes: What this process keeps in shared memory for large payloads
@@ -66,6 +68,7 @@ class Settings:
     serializers: frozenset[str] | None = None
     stores_oversize: bool = False
     max_connections: int = 2048
+    subset_size: int = 24
     local: bool = True
     local_pool_bytes: int | None = None
     strict_states: bool = False
@@ -107,6 +110,7 @@ class Settings:
             max_connections=_number(
                 environ, "SERVE_GRPC_MAX_CONNECTIONS", int, cls.max_connections, 1, 10**6
             ),
+            subset_size=_number(environ, "SERVE_GRPC_SUBSET_SIZE", int, cls.subset_size, 0, 10**6),
             # Who asks for TLS expects it everywhere: no door without it, unless that is asked for.
             local=bool(_number(environ, "SERVE_GRPC_LOCAL", int, 0 if use_tls else 1, 0, 1)),
             local_pool_bytes=_local_pool_bytes(environ),

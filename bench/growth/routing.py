@@ -187,7 +187,9 @@ def _new_calls(router: Router) -> list[Delivery]:
 
 async def _calls(count: int) -> list[tuple[str, float, str]]:
     pool = _Pool()
-    with mock.patch("serve_grpc.caller.router.pool_of", return_value=pool):
+    # All are in the subset: asked is what grows with the replicas that a caller chooses from.
+    everyone = mock.patch("serve_grpc.caller.replicas.settings", Settings(subset_size=0))
+    with everyone, mock.patch("serve_grpc.caller.router.pool_of", return_value=pool):
         adapter, _ = new_router()
         router = Router(adapter, Settings())
         await asyncio.sleep(0)

@@ -8,5 +8,6 @@ lanes        a run cut into sections and lines
 wording      how metrics, numbers and bias are written, the same everywhere
 pictures     which plots a run gives, with their words
 plots, cost_plots, plot_style   how they are drawn
+fleet_table, fleet_plot   simulated fleets, in the terminal and as a picture
 templates    the report and the page
 """

@@ -30,6 +30,7 @@ Choosing where it goes (the router's loop):
     bound.py       calls that may go to one replica only
     waking.py      what wakes them where no news would
     replicas.py    the replicas of one router, and the pick among them
+    held.py        to which of them connections are held
     assigned.py    calls that Serve's own router assigned to a replica, over our sessions
     serve_calls.py calls that are left to Serve's own router
     tally.py       what is counted, and told to Ray's metrics

@@ -260,7 +260,14 @@ class WaitingLine:
             self.ensure_progress()
 
     def ensure_progress(self) -> None:
-        """While calls wait and only a refused replica could take them, look again after a pause."""
+        """See that somebody takes the calls that wait, as far as that is up to this side.
+
+        Replicas that no session leads to yet take some. If only one that turned a call away could,
+        look again after a pause.
+        """
+        # Sent in a turn of their own: this may be one in which a call is sent.
+        if self._waiting and self.replicas.widen(len(self._waiting)):
+            self._look_again()
         if (self._waiting or self.bound) and self.replicas.has_blocked:
             self.backoff.begin()
 
@@ -307,6 +314,10 @@ class WaitingLine:
     def _return(self, delivery: Delivery) -> None:
         """Let a call that has left the line wait again."""
         self._enter(delivery)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Look at all replicas, in the next turn of the loop."""
         if not self._has_returned:
             self._has_returned = True
             # The news of a replica that has left the set reach no one, so they cannot wake it.

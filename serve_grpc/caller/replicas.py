@@ -1,20 +1,22 @@
-"""The replicas of one deployment, as one router reaches them: a connection each, and the pick.
+"""The replicas of one deployment, as one router reaches them: the pick, and what it tells of them.
 
-Lives on the router's loop. Invariant: the connections held are those of the last `update`, and
-every one of them is released exactly once.
+Lives on the router's loop. To which of them connections are held is decided in `held.py`.
+Invariant: a call waits for no want of room while a replica may have some to which no connection is
+held: `pick` takes that one in.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection, ConnectionUser
+from serve_grpc.caller.held import PROCESS_ID, HeldConnections
 from serve_grpc.caller.pool import ConnectionPool
+from serve_grpc.config import settings
 from serve_grpc.routing.outliers import Outliers
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
-from serve_grpc.routing.picker import OPENING, Picker
+from serve_grpc.routing.picker import OPENING
 
 __all__ = ["Replicas"]
 
@@ -23,12 +25,15 @@ NAMED = 3
 
 
 class Replicas:
-    """Connections to the replicas that have an endpoint.
+    """The replicas that have an endpoint, and connections to those that calls may go to.
 
     Args:
         pool: Where connections come from and go back to.
         user: Who sends calls over them.
         node_id, zone: Of this caller, where it prefers replicas close by; else "".
+        subset_size: Of how many replicas to choose at least, where there are more; 0 for all, None
+            for what the process's settings say.
+        caller_id: Of the process; callers with other ids choose from other replicas.
 
     Attributes:
         outliers: Among them.
@@ -37,52 +42,67 @@ class Replicas:
     """
 
     def __init__(
-        self, pool: ConnectionPool, user: ConnectionUser, *, node_id: str, zone: str
+        self,
+        pool: ConnectionPool,
+        user: ConnectionUser,
+        *,
+        node_id: str,
+        zone: str,
+        subset_size: int | None = None,
+        caller_id: bytes = PROCESS_ID,
     ) -> None:
-        self._pool = pool
-        self._user = user
-        self._node_id = node_id
-        self._zone = zone
-        self._rng = random.Random()
-        self._connections: dict[str, Connection] = {}
-        self._by_peer: dict[Peer, Connection] = {}
-        self._only: Connection | None = None  # set while there is one
-        self._picker = Picker((), rng=self._rng)
         self.outliers = Outliers()
         self.is_opening = False
+        self._held = HeldConnections(
+            pool,
+            user,
+            node_id=node_id,
+            zone=zone,
+            subset_size=settings.subset_size if subset_size is None else subset_size,
+            caller_id=caller_id,
+            on_release=self.outliers.forget,
+        )
+        self._picker = self._held.picker
+        self._only: Connection | None = None  # set while there is one
+        self._until_look = 0  # picks; 0 while all replicas are in the subset
+        self._is_wanting = False  # the last pick found no room
+        self._promised = 0  # how many calls those will take that are to open for who waits
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self._held.facts)
 
     def __repr__(self) -> str:
-        return f"<Replicas {list(self._connections.values())!r}>"
+        return f"<Replicas {list(self._held.connections.values())!r} of {len(self)}>"
+
+    @property
+    def held(self) -> tuple[Peer, ...]:
+        """What is known of each to which a connection is held; from any thread."""
+        return tuple(self._held.by_peer)
 
     @property
     def peers(self) -> tuple[Peer, ...]:
         """What is known of each of them; from any thread."""
-        return tuple(self._by_peer)
+        held = self.held
+        known = {peer.facts.replica_id for peer in held}
+        facts = tuple(self._held.facts.values())
+        return (*held, *(Peer(one) for one in facts if one.replica_id not in known))
 
-    def update(self, reachable: Iterable[ReplicaFacts]) -> None:
-        """Let go of the replicas that are not in `reachable`, and hold those that are."""
-        fresh = {facts.replica_id: facts for facts in reachable}
-        for replica_id in [held for held in self._connections if held not in fresh]:
-            connection = self._connections.pop(replica_id)
-            del self._by_peer[connection.peer]
-            self.outliers.forget(connection.peer)
-            self._pool.release(connection, self._user)
-        for replica_id, facts in fresh.items():
-            connection = self._pool.acquire(facts, self._user)
-            self._connections[replica_id] = connection
-            self._by_peer[connection.peer] = connection
-            # Calls for a model may have no other place to go, so this replica is never avoided.
-            if facts.model_ids:
-                connection.peer.pardon()
-        self._only = connection if len(self._connections) == 1 else None
-        self._picker = Picker(self._by_peer, rng=self._rng, node_id=self._node_id, zone=self._zone)
+    def update(self, changed: Iterable[ReplicaFacts], gone: Iterable[str]) -> None:
+        """Follow the list of replicas; takes as long as there are changes.
+
+        Args:
+            changed: Those that are new, or of which something is.
+            gone: Ids of those that are listed no longer.
+        """
+        held = self._held
+        held.update(changed, gone)
+        self._only = next(iter(held.connections.values())) if len(held.facts) == 1 else None
+        self._promised = 0
+        self._set_look()
 
     def connection_to(self, replica_id: str) -> Connection | None:
-        """The connection to one of them."""
-        return self._connections.get(replica_id)
+        """The connection to one of them, which a call may wait for; None if it is not listed."""
+        return self._held.connection_to(replica_id)
 
     def pick(self, model_id: str) -> Connection | None:
         """A connection that takes a call now, or None; opens sessions where there are none yet."""
@@ -90,25 +110,82 @@ class Replicas:
         # Nothing to choose: whatever a call prefers, one that has room gets it.
         if only is not None and only.peer.has_room and only.takes_bytes:
             return only
+        if self._until_look:
+            self._until_look -= 1
+            if not self._until_look:
+                self._look()
         idle: list[Peer] = []
+        if model_id:
+            self._held.reach_holders(model_id)
         peer = self._picker.pick(model_id, idle)
-        if peer is None and self._pardon_without_better():
+        if peer is None and not self._held.subset.outside and self._pardon_without_better():
             peer = self._picker.pick(model_id, idle)
         # Only now, when a call wants them: a replica that is never picked costs no session.
         for unconnected in idle:
-            self._by_peer[unconnected].connect()
-        # Sessions about to open may bring room, which is better than to stand by (decision 0015).
-        if peer is None and not idle:
-            peer = self._picker.pick_standby()
+            self._held.by_peer[unconnected].connect()
         if peer is None:
-            self.is_opening = bool(idle)
+            return self._pick_beyond(idle)
+        if self._is_wanting:
+            self._is_wanting = False
+            self._held.on_room()
+        connection = self._held.by_peer[peer]
+        if model_id:
+            self._held.is_used(connection)
+        return connection if connection.takes_bytes else self._pick_unclogged()
+
+    def _pick_beyond(self, idle: list[Peer]) -> Connection | None:
+        """For a call that finds no room in the subset, while sessions to `idle` are opened."""
+        held, before = self._held, len(self._held.subset)
+        self._is_wanting, self._promised = True, 0
+        if self.widen(1):
+            return next(c for c in held.subset_connections() if c.takes_calls)
+        # Sessions about to open may bring room, which is better than to stand by (decision 0015);
+        # but those of the subset: a caller that knows its replicas is sooner served by them.
+        peer = None if idle else self._picker.pick_standby()
+        if peer is None:
+            self.is_opening = bool(idle) or len(held.subset) > before
             return None
-        connection = self._by_peer[peer]
-        if connection.takes_bytes:
-            return connection
-        # Megabytes wait to be written to it. Rare, so looking at everyone costs nothing.
-        others = (other for other in self._connections.values() if other.takes_calls)
-        return min(others, key=lambda other: other.peer.load, default=None)
+        connection = held.by_peer[peer]
+        return connection if connection.takes_bytes else None
+
+    def _pick_unclogged(self) -> Connection | None:
+        """For a call when megabytes wait to be written to the one that was picked; rare."""
+        others = (other for other in self._held.connections.values() if other.takes_calls)
+        found = min(others, key=lambda other: other.peer.load, default=None)
+        return found if found is not None else self._pick_beyond([])
+
+    def widen(self, waiting: int) -> bool:
+        """Take in replicas from outside of the subset, if that is why calls wait; at once.
+
+        Args:
+            waiting: How many wait. Until those whose sessions are about to open have slots for all
+                of them, more are taken in.
+
+        Returns:
+            Whether one that was taken in has room already.
+        """
+        held = self._held
+        if not held.subset.outside or waiting <= self._promised or not self._is_wanting:
+            return False
+        # Calls for whom nobody has room; those that wait for what they prefer wait on.
+        if any(p.has_room and held.by_peer[p].takes_bytes for p in self._picker.peers):
+            return False
+        while came := held.grow_for(waiting):
+            for connection in came:
+                connection.connect()
+            if any(connection.takes_calls for connection in came):
+                return True
+        self._promised = held.slots_to_come()
+        return False
+
+    def _look(self) -> None:
+        """Once for as many picks as there are replicas in the subset, so that each pays for one."""
+        self._held.look()
+        self._set_look()
+
+    def _set_look(self) -> None:
+        subset = self._held.subset
+        self._until_look = max(1, len(subset)) if subset.outside else 0
 
     def on_failure(self, connection: Connection, call: Call) -> None:
         """The user's code raised on this replica: penalise it if others are better at that."""
@@ -130,9 +207,9 @@ class Replicas:
 
     def _pardon_without_better(self) -> bool:
         """If only penalised replicas can be reached, let them have calls; whether that is so."""
-        penalised = [peer for peer in self._by_peer if peer.penalised]
+        penalised = [peer for peer in self._held.by_peer if peer.penalised]
         if not penalised or any(
-            peer.state is PeerState.READY and not peer.penalised for peer in self._by_peer
+            peer.state is PeerState.READY and not peer.penalised for peer in self._held.by_peer
         ):
             return False
         for peer in penalised:
@@ -145,19 +222,25 @@ class Replicas:
 
         So much is believed of a replica whose session is open, too, until it says how busy it is.
         """
-        return sum(p.facts.max_ongoing_requests for p in self._by_peer if p.state in OPENING)
+        held = self._held
+        opening = (p.facts.max_ongoing_requests for p in held.by_peer if p.state in OPENING)
+        return held.slots_outside + sum(opening)
 
     @property
     def has_ready(self) -> bool:
-        """Whether one of them answers."""
-        return any(peer.state is PeerState.READY for peer in self._by_peer)
+        """Whether one of them answers, or may: those outside are asked while calls wait."""
+        is_asking = self._is_wanting and self._held.subset.outside > 0
+        return self._is_any(PeerState.READY) or (is_asking and self._is_any(*OPENING))
+
+    def _is_any(self, *states: PeerState) -> bool:
+        return any(peer.state in states for peer in self._held.by_peer)
 
     @property
     def trouble(self) -> str:
         """Which of them cannot be reached and why, if that is so for all; else ""."""
-        if self.has_ready:
+        if self._is_any(PeerState.READY):
             return ""
-        troubles = [str(c.trouble) for c in self._connections.values() if c.trouble.reason]
+        troubles = [str(c.trouble) for c in self._held.connections.values() if c.trouble.reason]
         if not troubles:
             return ""
         more = f", and {len(troubles) - NAMED} more" if len(troubles) > NAMED else ""
@@ -166,9 +249,9 @@ class Replicas:
     @property
     def has_blocked(self) -> bool:
         """Whether one of them turned a call away and has not called back."""
-        return any(peer.blocked for peer in self._by_peer)
+        return any(peer.blocked for peer in self._held.by_peer)
 
     def unblock(self) -> None:
         """Ask again those that turned a call away."""
-        for peer in self._by_peer:
+        for peer in self._held.by_peer:
             peer.blocked = False

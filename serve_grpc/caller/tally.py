@@ -115,7 +115,7 @@ class Tally:
         if self.replicas is not None:
             is_full = self.waiting > 0 and len(self.replicas) > 0
             metrics.set_tasks(routing=int(self.waiting > 0), in_backoff=int(is_full))
-            metrics.set_loads({p.facts.replica_id: p.load for p in self.replicas.peers})
+            metrics.set_loads({p.facts.replica_id: p.load for p in self.replicas.held})
 
 
 class CallerMetrics:

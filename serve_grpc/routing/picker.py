@@ -9,6 +9,7 @@ are about to open their first sessions is not without room: the call waits for t
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from serve_grpc.routing.peer import Peer, PeerState
@@ -23,35 +24,98 @@ OPENING = (PeerState.IDLE, PeerState.CONNECTING)
 """States of a peer whose first session is to come."""
 
 
+class _Group:
+    """Peers in any order, of which one is added or taken out in one step.
+
+    Attributes:
+        peers: The same list for as long as the group exists.
+    """
+
+    __slots__ = ("_places", "peers")
+
+    def __init__(self) -> None:
+        self.peers: list[Peer] = []
+        self._places: dict[Peer, int] = {}
+
+    def add(self, peer: Peer) -> None:
+        if peer not in self._places:
+            self._places[peer] = len(self.peers)
+            self.peers.append(peer)
+
+    def discard(self, peer: Peer) -> None:
+        place = self._places.pop(peer, None)
+        last = self.peers.pop() if place is not None else peer
+        if place is not None and last is not peer:
+            self.peers[place] = last
+            self._places[last] = place
+
+
 class Picker:
-    """Immutable view of a deployment's replicas; a new one is made when the set changes.
+    """The replicas to choose from: those of a caller's subset, and who holds a model beside them.
 
     Args:
-        peers: The replicas that have an endpoint.
+        peers: Of the subset.
         rng: Source of randomness.
         node_id: The caller's node if it prefers local replicas, else "".
         zone: The caller's availability zone if it prefers replicas there, else "".
+
+    Attributes:
+        peers: Those of the subset, in any order.
     """
 
     def __init__(
         self, peers: Iterable[Peer], *, rng: random.Random, node_id: str = "", zone: str = ""
     ) -> None:
-        self.peers: tuple[Peer, ...] = tuple(peers)
         self._rng = rng
-        near = [p for p in self.peers if node_id and p.facts.node_id == node_id]
-        same_zone = [p for p in self.peers if zone and p.facts.zone == zone]
-        self._tiers: tuple[Sequence[Peer], ...] = tuple(
-            tier for tier in (near, same_zone, self.peers) if tier
-        )
-        self._by_model: dict[str, list[Peer]] = {}
-        for peer in self.peers:
-            for model_id in peer.facts.model_ids:
-                self._by_model.setdefault(model_id, []).append(peer)
-        fewest = min((len(p.facts.model_ids) for p in self.peers), default=0)
-        self._fewest_models = [p for p in self.peers if len(p.facts.model_ids) == fewest]
+        self._node_id, self._zone = node_id, zone
+        self._all, self._near, self._same_zone = _Group(), _Group(), _Group()
+        self.peers: Sequence[Peer] = self._all.peers
+        preferred = ((node_id, self._near), (zone, self._same_zone))
+        self._tiers = (*(group.peers for name, group in preferred if name), self.peers)
+        self._by_model: defaultdict[str, _Group] = defaultdict(_Group)
+        self._by_models_held: defaultdict[int, _Group] = defaultdict(_Group)
+        # In which groups a peer is, for its facts are other ones when it has to leave them.
+        self._groups: dict[Peer, tuple[frozenset[str], Sequence[_Group]]] = {}
+        for peer in peers:
+            self.add(peer)
 
     def __repr__(self) -> str:
         return f"<Picker of {len(self.peers)} replicas>"
+
+    def __contains__(self, peer: object) -> bool:
+        return peer in self._groups
+
+    def holders(self, model_id: str) -> Sequence[Peer]:
+        """Those to choose from that hold a model."""
+        group = self._by_model.get(model_id)
+        return group.peers if group is not None else ()
+
+    def add(self, peer: Peer, *, for_models_only: bool = False) -> None:
+        """Choose from one more, or take note that the facts of one are others.
+
+        Args:
+            peer: Which.
+            for_models_only: It gets only calls for models that it holds.
+        """
+        self.discard(peer)
+        facts = peer.facts
+        groups = [self._by_model[model_id] for model_id in facts.model_ids]
+        if not for_models_only:
+            groups += [self._all, self._by_models_held[len(facts.model_ids)]]
+            groups += [self._near] if facts.node_id == self._node_id else []
+            groups += [self._same_zone] if facts.zone == self._zone else []
+        for group in groups:
+            group.add(peer)
+        self._groups[peer] = facts.model_ids, groups
+
+    def discard(self, peer: Peer) -> None:
+        """Choose from one less."""
+        models, groups = self._groups.pop(peer, (frozenset(), ()))
+        for group in groups:
+            group.discard(peer)
+        for model_id in models:  # models are many, and of most nobody asks any more
+            if not self._by_model[model_id].peers:
+                del self._by_model[model_id]
 
     def pick(self, model_id: str, idle: list[Peer]) -> Peer | None:
         """A peer that has room, or None. Never waits.
@@ -85,7 +149,9 @@ class Picker:
     # As `MultiplexMixin.apply_multiplex_routing` of Ray 2.60 (`request_router/request_router.py`):
     # who holds the model, then who holds the fewest, then anybody.
     def _model_tiers(self, model_id: str) -> tuple[Sequence[Peer], ...]:
-        return self._by_model.get(model_id, ()), self._fewest_models, *self._tiers
+        counts = [count for count, group in self._by_models_held.items() if group.peers]
+        fewest = self._by_models_held[min(counts)].peers if counts else ()
+        return self.holders(model_id), fewest, *self._tiers
 
     def _pick_in(self, peers: Sequence[Peer], idle: list[Peer]) -> Peer | None:
         count = len(peers)

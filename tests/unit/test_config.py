@@ -70,6 +70,8 @@ def test_defaults_are_those_of_ray_serve() -> None:
         (SERIALIZERS, "msgpack", "serializers", frozenset({"msgpack"})),
         (SERIALIZERS, " MsgPack,orjson ", "serializers", frozenset({"msgpack", "orjson"})),
         ("SERVE_GRPC_MAX_CONNECTIONS", "20", "max_connections", 20),
+        ("SERVE_GRPC_SUBSET_SIZE", "0", "subset_size", 0),
+        ("SERVE_GRPC_SUBSET_SIZE", "100", "subset_size", 100),
         (OVERSIZE, "error", "stores_oversize", False),
         (OVERSIZE, " By_Reference ", "stores_oversize", True),
         ("RAY_USE_TLS", "0", "use_tls", False),

@@ -77,7 +77,8 @@ def test_a_call_goes_past_a_replica_that_megabytes_wait_for(
     pool: Any = Pool(clogged)
     user: Any = None
     replicas = Replicas(pool, user, node_id="", zone="")
-    replicas.update(ReplicaFacts(name, f"{name}:1", max_ongoing_requests=9) for name in "ab")
+    both = [ReplicaFacts(name, f"{name}:1", max_ongoing_requests=9) for name in "ab"]
+    replicas.update(both, ())
     for peer in replicas.peers:
         peer.in_flight = peer.facts.replica_id == "b"  # so that it is not picked first
     picked = [replicas.pick("") for _ in range(5)]
