@@ -74,7 +74,12 @@ ALLOWED_IN_ROOM = {
         "typing",
         "weakref",
     ),
-    "routing": (*PURE, "random"),  # the type of a source of chance; a rule below holds its use
+    "routing": (
+        *PURE,
+        "bisect",
+        "hashlib",
+        "random",
+    ),  # the type of a source of chance; a rule below holds its use
 }
 
 # What only some files may import, and which files those are.
@@ -162,7 +167,7 @@ class Sizes:
 # Of rooms that need more, or can do with less.
 SIZES = {
     "_serve": Sizes(function=54),  # one keyword for each field of Serve's records
-    "caller": Sizes(methods=33),
+    "caller": Sizes(methods=34),
     "carriers": Sizes(file=250, function=40, methods=15, fields=13),
     "carriers.grpc": Sizes(file=250, methods=15, fields=10),
     "carriers.local": Sizes(file=250, function=40, methods=15, fields=14),
@@ -172,7 +177,7 @@ SIZES = {
     "protocol": Sizes(function=42, fields=15),
     "replica": Sizes(file=300, function=50, fields=26),  # what a request says, in an `Invocation`
     # What is published of a replica, in `ReplicaFacts`.
-    "routing": Sizes(file=210, function=20, methods=12, fields=12),
+    "routing": Sizes(file=210, function=20, methods=13, fields=12),
     "shared_memory": Sizes(file=370, function=40, methods=16, fields=16),
     "streams": Sizes(file=180, function=20, methods=16, fields=10),
 }

@@ -30,6 +30,9 @@ class TimedDelivery(Delivery):
 
     __slots__ = ("made_s", "ran_s")
 
+    made_s: float
+    ran_s: float
+
 
 class _ServesSide:
     """In the place of `RouterAdapter`, and of the `Tally`: nothing is counted for Serve."""

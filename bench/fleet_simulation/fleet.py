@@ -15,7 +15,7 @@ from bench.fleet_simulation.measured import Measured, load_of
 from bench.fleet_simulation.policies import POLICIES
 from bench.fleet_simulation.replicas import SimulatedReplica
 from bench.fleet_simulation.scenarios import Scenario
-from bench.fleet_simulation.sessions import HOP_S, SimulatedSession
+from bench.fleet_simulation.sessions import HOP_S
 from serve_grpc.routing.subset import SHARE
 
 __all__ = ["SUBSET_SIZE", "simulate"]
@@ -36,7 +36,7 @@ class Fleet:
     ) -> None:
         self.scenario, self.size, self.clock, self.rng = scenario, size, clock, rng
         self.replicas: dict[str, SimulatedReplica] = {}
-        self.gone: list[SimulatedReplica] = []
+        self.gone: set[SimulatedReplica] = set()
         self.number = 0
         self.waits_s = array("d")
         self.is_measuring = False
@@ -71,7 +71,7 @@ class Fleet:
 
     # ------------------------------------------------------------ calls
 
-    def _on_start(self, session: SimulatedSession, call_id: int) -> None:
+    def _on_start(self, session: Any, call_id: int) -> None:
         delivery: TimedDelivery = session.calls[call_id]
         if self.is_measuring and not delivery.ran_s:
             # Beyond the way there, which every call has to go.
@@ -130,12 +130,13 @@ class Fleet:
 
     def _leave(self, *, is_replaced: bool) -> None:
         """One leaves; the callers hear of it a moment before."""
-        name = self.rng.choice(list(self.replicas))
+        listed = [one for one, replica in self.replicas.items() if replica not in self.gone]
+        name = self.rng.choice(listed)
         came = [self.join().facts] if is_replaced else []
         replica = self.replicas[name]
         for caller in self.callers:
             caller.update(came, [name])
-        self.gone.append(replica)
+        self.gone.add(replica)
         self.clock.at(NEWS_S, self.replicas.pop, name)
 
     # ------------------------------------------------------------ the whole

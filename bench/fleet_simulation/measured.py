@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ def load_of(
     busy: Mapping[SimulatedReplica, float],
     lasted_s: float,
     slots: int,
-    gone: Iterable[SimulatedReplica],
+    gone: Collection[SimulatedReplica],
 ) -> list[float]:
     """Of each replica that was there from the beginning to the end.
 
@@ -90,9 +90,8 @@ def load_of(
         slots: Of each replica.
         gone: Replicas that left.
     """
-    left = set(gone)
     return [
         (replica.settle() - before) / lasted_s / slots
         for replica, before in busy.items()
-        if replica not in left
+        if replica not in gone
     ]

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from bench.fleet_simulation.clock import Clock
 from serve_grpc.replica.admission import Admission
 from serve_grpc.routing.peer import ReplicaFacts
 
-if TYPE_CHECKING:
-    from bench.fleet_simulation.sessions import SimulatedSession
+__all__ = ["SimulatedReplica", "Stream"]
 
-__all__ = ["SimulatedReplica"]
+
+class Stream(Protocol):
+    """An open session, as its replica knows it.
+
+    Attributes:
+        is_open: Whether it still is.
+        read: How many requests were read.
+    """
+
+    is_open: bool
+    read: int
+
+    def answer(self, call_id: int, *, is_failed: bool) -> None:
+        """The call is over."""
+
+    def kick(self) -> None:
+        """Send what is to be said."""
+
+    def cut(self) -> None:
+        """The replica is gone."""
 
 
 class _Request:
@@ -22,7 +40,7 @@ class _Request:
     is_followed = False
     request_id = ""
 
-    def __init__(self, stream: SimulatedSession, call_id: int) -> None:
+    def __init__(self, stream: Stream, call_id: int) -> None:
         self.stream, self.call_id = stream, call_id
 
 
@@ -49,7 +67,7 @@ class SimulatedReplica:
         clock: Clock,
         slots: int,
         work_s: Callable[[], float],
-        on_start: Callable[[SimulatedSession, int], None],
+        on_start: Callable[[Stream, int], None],
         zone: str = "",
     ) -> None:
         self.facts = ReplicaFacts(
@@ -60,7 +78,7 @@ class SimulatedReplica:
         self.slowness = 1.0
         self.fails = False
         self.is_up = True
-        self.sessions: set[SimulatedSession] = set()
+        self.sessions: set[Stream] = set()
         self.active = 0  # sessions that have sent a request
         self.running = 0
         self.busy_s = 0.0
@@ -106,7 +124,7 @@ class SimulatedReplica:
         """As `ReplicaDispatcher.standby`."""
         return self.admission.standby_size() // max(1, self.active)
 
-    def on_request(self, stream: SimulatedSession, call_id: int) -> None:
+    def on_request(self, stream: Stream, call_id: int) -> None:
         """As `ReplicaDispatcher` does with each."""
         if not stream.is_open:
             return

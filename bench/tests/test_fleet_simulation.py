@@ -15,7 +15,7 @@ from bench.fleet_simulation.policies import POLICIES
 from bench.fleet_simulation.scenarios import SCENARIOS, Scenario
 
 SIZE = 10
-SMALL = Scenario("small", callers=100, replicas=100, calls=30_000)
+SMALL = Scenario("small", callers=100, replicas=100, calls=15_000)
 
 
 def small(policy: str, **life: object) -> Measured:
