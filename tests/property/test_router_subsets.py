@@ -6,7 +6,9 @@ them all the time, and calls are bound to replicas outside.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,18 @@ from hypothesis import strategies as st
 
 from serve_grpc.caller import held as held_module
 from serve_grpc.caller import replicas as replicas_module
+from serve_grpc.caller.dialling import dialling_by
+from serve_grpc.caller.router import Router
 from serve_grpc.config import Settings
-from tests.property.test_router import Weather, _no_grpc_no_ray, live
+from serve_grpc.protocol.caller import Envelope
+from tests.property.simulated_fleet import Adapter
+from tests.property.test_router import PICKLE, Weather, World, _no_grpc_no_ray, live
+from tests.property.virtual_time import run
+from tests.ray.waiting import eventually_async
 
 __all__ = ["_no_grpc_no_ray"]  # the fixture, for this module too
 
+ENVELOPE = Envelope("work", "pickle", "pickle", False, "", "")
 WEATHERS = st.builds(
     Weather,
     replicas=st.integers(3, 12),
@@ -55,3 +64,36 @@ def test_subsets_are_in_effect() -> None:
     for router, _ in world.callers:
         assert len(router.line.replicas) == 12
         assert len(router.line.replicas.held) < 12
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_burst_of_long_calls_fills_every_slot_of_the_fleet(at_once: bool) -> None:
+    """Two of twelve replicas are in the subset; the calls are as many as the fleet has slots."""
+
+    async def main(rng: random.Random) -> None:
+        weather = Weather(replicas=12, max_ongoing=3, timed=0, bound=0, work_s=0)
+        world = World(weather, rng)
+        for _ in range(weather.replicas):
+            world.join()
+        adapter: Any = Adapter()
+        router = Router(adapter, Settings())
+        world.callers.append((router, adapter))
+        world.tell()
+        with dialling_by(world.fleet.dial):
+            slots = weather.replicas * weather.max_ongoing
+            began_s = router.mailbox.loop.time()
+            for number in range(slots):
+                # For as long as the test lasts.
+                delivery = world.new_delivery(router, f"{number}")
+                delivery.call.fields.envelope = ENVELOPE
+                delivery.call.fields.payload = PICKLE.dump_request((f"{number}", 1e6), {})
+                router.mailbox.run(router.submit, delivery)
+                if not at_once:
+                    await eventually_async(lambda: adapter.queued == 0)
+            running = world.all_replicas
+            await eventually_async(lambda: sum(one.running for one in running) == slots)
+            # A few dials one after the other, each two or three messages on their way.
+            assert router.mailbox.loop.time() - began_s < (1 if at_once else 5)
+            router.close("enough")
+
+    run(main, 5)
