@@ -77,6 +77,7 @@ class Clock:
                 mock.patch.object(line, "time", clock),
                 mock.patch.object(tally, "time", clock),
                 mock.patch.object(trouble, "time", clock),
+                mock.patch.object(trouble.logger, "disabled", True),
                 mock.patch.object(held, "random", SimpleNamespace(Random=lambda: rng)),
             ):
                 yield

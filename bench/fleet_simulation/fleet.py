@@ -75,7 +75,7 @@ class Fleet:
         delivery: TimedDelivery = session.calls[call_id]
         if self.is_measuring and not delivery.ran_s:
             # Beyond the way there, which every call has to go.
-            self.waits_s.append(self.clock.now_s - delivery.made_s - HOP_S)
+            self.waits_s.append(max(0.0, self.clock.now_s - delivery.made_s - HOP_S))
         delivery.ran_s = self.clock.now_s
 
     def _on_end(self, delivery: TimedDelivery, outcome: Any) -> None:

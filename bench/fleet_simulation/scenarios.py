@@ -84,5 +84,5 @@ SCENARIOS = (
     Scenario("slow replicas", slow=10),
     Scenario("failing replica", failing=1),
     Scenario("90 % busy", utilisation=0.9),
-    Scenario("overload", utilisation=1.1, calls=500_000),
+    Scenario("overload", utilisation=1.1, calls=200_000),
 )

@@ -6,6 +6,7 @@ replica's news and whom it tells is the code of `caller/connection.py`.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from bench.fleet_simulation.clock import Clock
@@ -13,7 +14,7 @@ from bench.fleet_simulation.replicas import SimulatedReplica
 from serve_grpc._generated.replica_pb2 import Error
 from serve_grpc.caller.connection import Connection
 from serve_grpc.caller.events import hand_out, hand_out_lost
-from serve_grpc.caller.trouble import Penalty, Trouble
+from serve_grpc.caller.trouble import Penalty
 from serve_grpc.protocol.received import CallEvent, CallEventKind, Received
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 
@@ -106,6 +107,7 @@ class SimulatedConnection(Connection):
     takes_bytes = True
     max_message_bytes = 2**62
     serializers = None
+    trouble: Any = SimpleNamespace(times=0, reason="")
 
     def __init__(self, pool: SimulatedPool, facts: ReplicaFacts) -> None:
         # Not the constructor of the class above: of a million of these each byte counts.
@@ -115,14 +117,11 @@ class SimulatedConnection(Connection):
         self._session: Any = None
 
     def __getattr__(self, name: str) -> Any:
-        # Of most of them nobody ever asks.
-        if name == "penalty":
-            self.penalty = Penalty(self.peer, self._tell)
-            return self.penalty
-        if name == "trouble":
-            self.trouble = Trouble(self.peer)
-            return self.trouble
-        raise AttributeError(name)
+        # Of most of them nobody ever asks for it.
+        if name != "penalty":
+            raise AttributeError(name)
+        self.penalty = Penalty(self.peer, self._tell)
+        return self.penalty
 
     def _connect(self) -> None:
         self._pool.clock.at(DIAL_S, self._opened)
