@@ -63,12 +63,11 @@ class Scenario:
 
     def smaller(self, factor: int, calls: int) -> Scenario:
         """The same with so many times fewer callers and replicas."""
-        return replace(
-            self,
-            callers=max(1, self.callers // factor),
-            replicas=max(1, self.replicas // factor),
-            calls=calls,
-        )
+        fewer = {
+            name: -(-getattr(self, name) // factor)
+            for name in ("callers", "replicas", "replaced", "slow", "failing")
+        }
+        return replace(self, calls=calls, **fewer)
 
 
 SCENARIOS = (

@@ -180,6 +180,9 @@ class Replicas:
 
     def _look(self) -> None:
         """Once for as many picks as there are replicas in the subset, so that each pays for one."""
+        # Many a replica has had room again since it turned a call away, and will say so when our
+        # turn comes. In a small subset those would soon be all, and it would grow for nothing.
+        self.unblock()
         self._held.look()
         self._set_look()
 

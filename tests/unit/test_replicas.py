@@ -289,6 +289,22 @@ def test_a_caller_with_many_calls_holds_more_before_it_lacks_room() -> None:
     play(100, check)
 
 
+def test_those_that_turned_a_call_away_are_asked_again_before_the_subset_grows() -> None:
+    async def check(scene: Scene) -> None:
+        scene.list_all()
+        empty(await scene.fill(SIZE))
+        await asyncio.sleep(0.1)
+        peers = scene.replicas.held
+        for peer in peers[1:]:
+            peer.blocked = True
+        for _ in range(SIZE):
+            empty([await scene.pick()])
+        assert not any(peer.blocked for peer in peers)
+        assert len(scene.held) == SIZE
+
+    play(50, check)
+
+
 def test_room_outside_is_room_to_come() -> None:
     async def check(scene: Scene) -> None:
         scene.list_all()
