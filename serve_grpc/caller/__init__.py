@@ -40,5 +40,7 @@ The way to a replica (the same loop):
     connection.py  one replica: opened when needed, opened again when lost
     session.py     one session, from the dial to its loss
     events.py      the guard that hands out what a message says of many calls
+    heartbeats.py  which sessions are looked at in a beat
     trouble.py     why there is no session, replicas that fail their calls; what the log is told
+    reconnects.py  when lost sessions are opened again, if they are many
 """

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import random
 from collections.abc import Callable
 from typing import Protocol
 
@@ -23,6 +22,7 @@ from serve_grpc.caller.dialling import Dialler
 from serve_grpc.caller.events import Carried, hand_out, hand_out_lost, note
 from serve_grpc.caller.input_way import InputWay, Sender
 from serve_grpc.caller.lending import Lender, Loan
+from serve_grpc.caller.reconnects import Reconnects
 from serve_grpc.caller.session import Session
 from serve_grpc.caller.trouble import Penalty, Trouble
 from serve_grpc.carriers.counters import Counters
@@ -35,15 +35,14 @@ from serve_grpc.pickling import readable
 from serve_grpc.protocol.caller import Envelope, Received
 from serve_grpc.routing.peer import Peer, PeerState
 
-__all__ = ["BEATS_PER_INTERVAL", "Connection", "ConnectionUser"]
+__all__ = ["Connection", "ConnectionUser"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
 CONNECT_TIMEOUT_S = 10.0
 PREFERRED_WAIT_S = 1.0
 """Calls that prefer a replica wait this long for its first session before they go elsewhere."""
-RECONNECT_S = (0.1, 2.0)
-BEATS_PER_INTERVAL = 4
+NEVER = float("inf")
 MAX_QUEUED_REQUEST_BYTES = 16 * 1024 * 1024
 """With more than this waiting to be written to one replica, calls go elsewhere or wait; payloads
 that are themselves of this order are allowed a few (`Outbox.is_clogged`)."""
@@ -64,6 +63,7 @@ class Connection:
         settings: Limits, heartbeat, TLS.
         secrets: Of the cluster.
         counters: Where messages and what is in them are counted.
+        reconnects: Of the pool.
 
     Attributes:
         peer: As given.
@@ -73,6 +73,7 @@ class Connection:
         peer_max_message_bytes: Largest request that both sides allow; 0 until the replica told.
         takes_stored: Whether larger ones may go by Ray's object store.
         takes_inputs: Whether arguments may be streams.
+        look_s: When a beat is to look at it if no call is on it, on `time.monotonic`.
     """
 
     def __init__(
@@ -81,13 +82,15 @@ class Connection:
         settings: Settings,
         secrets: ClusterSecrets,
         counters: Counters | None = None,
+        reconnects: Reconnects | None = None,
     ) -> None:
         self.peer = peer
         self.users: set[ConnectionUser] = set()
         self.penalty = Penalty(peer, self._tell)
-        self.trouble = Trouble(peer)
+        self.trouble = Trouble(peer, reconnects or Reconnects())
         self.peer_max_message_bytes = 0
         self.takes_stored = self.takes_inputs = False
+        self.look_s = NEVER
         self._settings = settings
         self._secrets = secrets
         self._is_secret_doubted = False
@@ -133,6 +136,7 @@ class Connection:
             return
         # In two parts: calls need not wait as long as the dial may take. It goes on beside them.
         self._set_timer(min(PREFERRED_WAIT_S, CONNECT_TIMEOUT_S), self._on_slow)
+        self.look_s = 0.0
         self._session = Session(
             self.peer.facts,
             self._settings,
@@ -203,13 +207,9 @@ class Connection:
             note("replica %s: no session: %s", self.peer.facts.replica_id, reason)
         if isinstance(reason, asyncio.CancelledError) or self._has_left_the_cluster:
             return  # this loop ends, or this process: there is nobody to come back for
-        first, longest = RECONNECT_S
-        # The exponent is bounded too: 2**1024 has no float, and a replica may be away for hours.
-        pause = min(longest, first * 2 ** min(self.trouble.times, 10))
         # A cluster that was restarted under us has another secret: read anew for the next try.
         self._is_secret_doubted = self.trouble.on_lost(reason)
-        # Jitter, so that the callers of a replica that comes back do not come all at once.
-        self._set_timer(pause * random.uniform(0.5, 1.5), self._try_again)
+        self._set_timer(self.trouble.pause_s(), self._try_again)
 
     @property
     def _has_left_the_cluster(self) -> bool:
@@ -358,8 +358,7 @@ class Connection:
             peer.carrier = session.carrier
             machine, ours = session.machine, self._settings.max_message_bytes
             self.peer_max_message_bytes = min(machine.peer_max_message_bytes, ours)
-            self.takes_stored = machine.stores
-            self.takes_inputs = machine.input_credit is not None
+            self.takes_stored, self.takes_inputs = machine.stores, machine.input_credit is not None
             # Of an earlier session: the replica that turned a call away then may be idle by now.
             peer.blocked = False
         if received.draining:
@@ -383,16 +382,16 @@ class Connection:
                 logger.exception("%r could not follow the news of %r", user, self)
 
     def beat(self, now_s: float) -> None:
-        """Ask a silent replica for a sign of life, suspect a mute one; called once a beat."""
+        """Ask a silent replica for a sign of life, suspect a mute one; sets `look_s`."""
         session = self._session
-        if session is None or not session.beat(now_s, has_calls=self.peer.in_flight > 0):
+        if session is None:
+            self.look_s = NEVER
             return
-        if self.peer.state is PeerState.READY:
+        is_mute = session.beat(now_s, has_calls=self.peer.in_flight > 0)
+        self.look_s = session.look_s
+        if is_mute and self.peer.state is PeerState.READY:
             self._become(PeerState.SUSPECT)
-            logger.warning(
-                "replica %s does not answer heartbeats; it gets no new calls until it does",
-                self.peer.facts.replica_id,
-            )
+            self.trouble.on_mute()
             self._tell()
 
 

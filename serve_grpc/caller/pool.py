@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -10,7 +11,9 @@ import weakref
 from collections import Counter, defaultdict
 
 from serve_grpc._serve.cluster import cluster_secrets
-from serve_grpc.caller.connection import BEATS_PER_INTERVAL, Connection, ConnectionUser
+from serve_grpc.caller.connection import Connection, ConnectionUser
+from serve_grpc.caller.heartbeats import Heartbeats
+from serve_grpc.caller.reconnects import Reconnects
 from serve_grpc.carriers.counters import Counters
 from serve_grpc.config import LOGGER_NAME, Settings, settings
 from serve_grpc.entrance.secrets import ClusterSecrets
@@ -38,6 +41,8 @@ class ConnectionPool:
         self._connections: dict[str, Connection] = {}
         self._retired: set[Connection] = set()
         self.counters: defaultdict[tuple[str, str], Counters] = defaultdict(Counters)
+        self._reconnects = Reconnects()
+        self._heartbeats = Heartbeats(settings.heartbeat_interval_s)
         self._ticker: asyncio.TimerHandle | None = None
         self._secrets = ClusterSecrets(cluster_secrets)
         self._secrets.refresh()  # so that the first session need not wait for it
@@ -67,7 +72,9 @@ class ConnectionPool:
         connection = self._connections.get(facts.replica_id)
         if connection is None:
             counters = self.counters[facts.application, facts.deployment]
-            connection = Connection(Peer(facts), self._settings, self._secrets, counters)
+            connection = Connection(
+                Peer(facts), self._settings, self._secrets, counters, self._reconnects
+            )
             self._connections[facts.replica_id] = connection
         # Its models change while it lives; the peer is shared, so every handle sees the newest.
         connection.peer.facts = facts
@@ -99,15 +106,14 @@ class ConnectionPool:
     def _tick(self) -> None:
         # Before the ticker is set again: it ends with the last of them.
         self._retired = {connection for connection in self._retired if not connection.is_down}
-        # Beats come faster than the interval: silence is noticed a quarter of it late at most.
-        interval_s = self._settings.heartbeat_interval_s
         self._ticker = (
-            mailbox_of(self._loop).call_later(interval_s / BEATS_PER_INTERVAL, self._tick)
+            mailbox_of(self._loop).call_later(self._heartbeats.beat_s, self._tick)
             if self._connections or self._retired
             else None
         )
         now_s = time.monotonic()
-        for connection in (*self._connections.values(), *self._retired):
+        everyone = itertools.chain(self._connections.values(), self._retired)
+        for connection in self._heartbeats.due(everyone, now_s):
             try:
                 connection.beat(now_s)
             except Exception:  # the others still get theirs, and the next tick comes

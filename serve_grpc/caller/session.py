@@ -45,8 +45,26 @@ class Session:
     Attributes:
         machine: The state machine, which has the calls of this session.
         is_open: Whether the replica has let us in.
+        look_s: When the next beat is to look at it if no call is on it, on `time.monotonic`; 0 for
+            each beat, for an answer is due.
         kick, kick_item: Tell the pump that there is something to write, as those of `CallerPump`.
     """
+
+    __slots__ = (
+        "_interval_s",
+        "_mailbox",
+        "_on_closed",
+        "_on_message",
+        "_ping_number",
+        "_pinged_s",
+        "_pump",
+        "_received_s",
+        "is_open",
+        "kick",
+        "kick_item",
+        "look_s",
+        "machine",
+    )
 
     def __init__(
         self,
@@ -68,19 +86,20 @@ class Session:
             takes_stored=settings.stores_oversize,
         )
         self.is_open = False
+        self._mailbox = mailbox
+        self._on_message, self._on_closed = on_message, on_closed
         self._interval_s = settings.heartbeat_interval_s
         self._received_s = 0.0
         self._ping_number = 0
         self._pinged_s: float | None = None
+        self.look_s = 0.0
         self._pump = CallerPump(
             self.machine,
             facts.address,
             settings,
             dial,
-            # By `enter`: meanwhile `Mailbox.run` posts, so nothing that the user's code does runs
-            # in the midst of a message (decision 0017).
-            on_message=lambda data: mailbox.enter(on_message, data),
-            on_closed=lambda reason: mailbox.enter(on_closed, reason),
+            on_message=self._hear,
+            on_closed=self._end,
             counters=counters,
         )
         # Bound once: each call asks for it.
@@ -89,6 +108,15 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.machine!r}>"
+
+    # By `enter`: meanwhile `Mailbox.run` posts, so nothing that the user's code does runs in the
+    # midst of a message (decision 0017).
+
+    def _hear(self, data: bytes) -> None:
+        self._mailbox.enter(self._on_message, data)
+
+    def _end(self, reason: BaseException | str) -> None:
+        self._mailbox.enter(self._on_closed, reason)
 
     @property
     def carrier(self) -> str:
@@ -116,7 +144,7 @@ class Session:
         self._pinged_s = None
 
     def beat(self, now_s: float, *, has_calls: bool) -> bool:
-        """Ask a silent replica for a sign of life; once a beat.
+        """Ask a silent replica for a sign of life; sets `look_s`.
 
         Args:
             now_s: On `time.monotonic`.
@@ -127,15 +155,17 @@ class Session:
         """
         # A dial has a timer of its own, and before the handshake nobody answers pings.
         if not self.is_open:
+            self.look_s = now_s + self._interval_s
             return False
         # One question at a time: a later one would put the answer's deadline off.
         if self._pinged_s is not None:
             return now_s - self._pinged_s >= SUSPECT_AFTER_INTERVALS * self._interval_s
         patience = 1 if has_calls else IDLE_PING_INTERVALS
-        if now_s - self._received_s >= patience * self._interval_s:
+        self.look_s = self._received_s + patience * self._interval_s
+        if now_s >= self.look_s:
             # From 1 on, for 0 is an absent field on the wire; and it stays within 32 bits.
             self._ping_number = self._ping_number % (2**31) + 1
-            self._pinged_s = now_s
+            self._pinged_s, self.look_s = now_s, 0.0
             self.machine.ping(self._ping_number)
             self._pump.kick()
         return False

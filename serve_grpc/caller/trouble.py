@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 
 from serve_grpc._generated.replica_pb2 import Refusal
+from serve_grpc.caller.reconnects import Reconnects
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.mailbox import mailbox_of
 from serve_grpc.protocol.caller import HandshakeRefused
@@ -21,6 +23,8 @@ __all__ = ["Penalty", "RateLimitedWarning", "Trouble"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
+RECONNECT_S = (0.1, 2.0)
+"""Middle of the first pause, and of the longest, before a session is opened again."""
 PAUSE_S = (30.0, 600.0)
 """First and longest time from one warning to the next. Twice the longest without one makes it the
 first again."""
@@ -36,6 +40,8 @@ class RateLimitedWarning:
     The first is said at once, so that whoever looks at the log sees it; after that each pause is
     twice the one before.
     """
+
+    __slots__ = ("_pause_s", "_said_s")
 
     def __init__(self) -> None:
         self._said_s = float("-inf")
@@ -62,14 +68,16 @@ class Trouble:
 
     Args:
         peer: Whose.
+        reconnects: When it is tried again.
 
     Attributes:
         times: How often in a row the session could not be opened, or was lost.
         reason: Of the last time; "" while there is none.
     """
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, reconnects: Reconnects) -> None:
         self._peer = peer
+        self._reconnects = reconnects
         self._unreachable, self._failed = RateLimitedWarning(), RateLimitedWarning()
         self.times = 0
         self.reason = ""
@@ -101,6 +109,22 @@ class Trouble:
                 "cannot reach replica %s; calls to it wait or go elsewhere", self
             )
         return isinstance(reason, HandshakeRefused) and reason.reason == Refusal.UNAUTHENTICATED
+
+    def on_mute(self) -> None:
+        """The session is there, but heartbeats are not answered."""
+        logger.warning(
+            "replica %s does not answer heartbeats; it gets no new calls until it does",
+            self._peer.facts.replica_id,
+        )
+
+    def pause_s(self) -> float:
+        """How long to wait before the session is opened again, in seconds; by chance."""
+        first, longest = RECONNECT_S
+        # The exponent is bounded too: 2**1024 has no float, and a replica may be away for hours.
+        pause = min(longest, first * 2 ** min(self.times - 1, 10))
+        # Jitter, so that the callers of a replica that comes back do not come all at once.
+        now_s = asyncio.get_running_loop().time()
+        return self._reconnects.due_s(now_s, pause * random.uniform(0.5, 1.5)) - now_s
 
     def on_opened(self) -> None:
         """There is a session."""

@@ -117,14 +117,22 @@ class CallerPump:
         self._on_closed(reason)
 
     async def _pump(self, link: Link) -> None:
-        writer = self._writer = Writer(self._session.outbox, link.write, counters=self._counters)
+        outbox, counters = self._session.outbox, self._counters
+        writer = self._writer = Writer(outbox, link.write, counters=counters)
         # A task of its own: reading must go on while a write waits for the replica, or both sides
         # could wait for each other with full windows.
         writing = asyncio.get_running_loop().create_task(writer.run())
         writing.add_done_callback(self._on_writer_done)
         is_ended = False
         try:
-            await self._read(link, writer)
+            # Here, and not in a coroutine of its own: this is what all idle sessions stand in.
+            while (message := await link.read()) is not None:
+                counters.messages_received += 1
+                counters.bytes_received += len(message)
+                self._on_message(message)
+                # Not `at_once`: `on_message` has kicked so itself where nothing else is to come.
+                if outbox.queued_bytes:
+                    writer.kick()
             is_ended = True
         finally:
             # First: `_on_writer_done` tells by it that the end of the writer is ours.
@@ -135,16 +143,6 @@ class CallerPump:
             # An error of the writer is told already (`_on_writer_done`), or follows from the abort.
             await asyncio.gather(writing, return_exceptions=True)
             await link.close()
-
-    async def _read(self, link: Link, writer: Writer) -> None:
-        outbox, counters = self._session.outbox, self._counters
-        while (message := await link.read()) is not None:
-            counters.messages_received += 1
-            counters.bytes_received += len(message)
-            self._on_message(message)
-            # Not `at_once`: `on_message` has kicked so itself where nothing else is to come.
-            if outbox.queued_bytes:
-                writer.kick()
 
     def _on_writer_done(self, writing: asyncio.Task[None]) -> None:
         # Nobody would read the end of a link whose writer is gone: end it here.

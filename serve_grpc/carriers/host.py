@@ -56,7 +56,7 @@ class SessionHost:
         largest_message: int,
     ) -> None:
         self.counters = Counters()
-        self.unproven = UnprovenPeers(largest_message)
+        self.unproven = UnprovenPeers(largest_message, settings.max_connections)
         self._replica_id = replica_id
         self._secrets = secrets
         self._settings = settings

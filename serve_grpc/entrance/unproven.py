@@ -20,7 +20,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 PATIENCE_S = 1.0
 """So long at least a peer is read from; a member needs milliseconds."""
 MAX_WAITING = 1024
-"""Each costs a task and an open stream, though nothing of it is read."""
+"""At least so many may wait. Each costs a task and an open stream, though nothing of it is read."""
 HELD_BYTES = 256 * 1024 * 1024
 """What unproven peers may make the replica hold, all together."""
 MAX_READING_RANGE = (4, 256)
@@ -64,15 +64,17 @@ class UnprovenPeers:
 
     Args:
         max_message_bytes: Largest message that a carrier takes.
+        max_members: How many members may come at once, none of whom is to be turned away.
 
     Attributes:
         max_reading: From how many is read at once.
     """
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, max_members: int = 0) -> None:
         fewest, most = MAX_READING_RANGE
         # A carrier may hold a whole message of each that is read from.
         self.max_reading = max(fewest, min(most, HELD_BYTES // max_message_bytes))
+        self._max_waiting = max(MAX_WAITING, max_members)
         self._reading: OrderedDict[UnprovenPeer, None] = OrderedDict()
         self._waiting: OrderedDict[UnprovenPeer, None] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
@@ -95,7 +97,7 @@ class UnprovenPeers:
         entering.may_read = asyncio.get_running_loop().create_future()
         self._waiting[entering] = None
         # The oldest: the newest is served first, so this one had the least hope.
-        if len(self._waiting) > MAX_WAITING:
+        if len(self._waiting) > self._max_waiting:
             oldest, _ = self._waiting.popitem(last=False)
             oldest.cut_off()
         self._fill()

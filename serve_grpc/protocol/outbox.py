@@ -82,14 +82,16 @@ class Outbox(Generic[BatchT]):
 
     def __init__(self, kind: type[BatchT]) -> None:
         self._kind: type[BatchT] = kind
-        self._closed: deque[tuple[BatchT, int]] = deque()
+        # Lists, though they are taken from in front: they are short, and an empty deque takes
+        # 0.6 KB, in each of thousands of idle sessions.
+        self._closed: list[tuple[BatchT, int]] = []
         self._bulk: dict[int, _Bulk] = {}
         # Ids whose fragments leave now, in turns; the others with a large payload wait in order.
         self._leaving: list[int] = []
         # Messages with the owners of payloads that are out. The peer holds a payload until its
         # owner comes, so these count among the few that may be on their way together.
-        self._owner_batches: deque[int] = deque()
-        self._waiting: deque[int] = deque()
+        self._owner_batches: list[int] = []
+        self._waiting: list[int] = []
         self.batch: BatchT = kind()
         self._open_bytes = 0
         self.queued_bytes = 0
@@ -184,7 +186,7 @@ class Outbox(Generic[BatchT]):
         # may leave in this very message, behind it.
         fragments: list[bytes | memoryview] = self._take_fragments() if self._bulk else []
         if self._closed:
-            batch, size = self._closed.popleft()
+            batch, size = self._closed.pop(0)
         else:
             batch, size = self.batch, self._open_bytes
             if not size and not fragments:
@@ -201,10 +203,10 @@ class Outbox(Generic[BatchT]):
 
     def _start_waiting(self) -> None:
         while self._owner_batches and self._owner_batches[0] <= self.batches_taken:
-            self._owner_batches.popleft()
+            self._owner_batches.pop(0)
         free = wire.MAX_INTERLEAVED - len(self._leaving) - len(self._owner_batches)
         for _ in range(min(free, len(self._waiting))):
-            self._leaving.append(self._waiting.popleft())
+            self._leaving.append(self._waiting.pop(0))
 
     def _take_fragments(self) -> list[bytes | memoryview]:
         self._start_waiting()

@@ -24,7 +24,7 @@ from serve_grpc._generated.replica_pb2 import (
     Refusal,
     ReplicaBatch,
 )
-from serve_grpc.caller import connection as connection_module
+from serve_grpc.caller import trouble as trouble_module
 from serve_grpc.carriers.grpc.dial import SESSION_METHOD
 from serve_grpc.carriers.grpc.serve import ReplicaServer
 from serve_grpc.carriers.grpc.status import MAX_DETAILS_BYTES, fitting_details
@@ -182,7 +182,7 @@ def test_a_refused_session_tells_why_and_ends_with_a_failing_status(
 
 
 def test_a_caller_reads_the_refusal_and_not_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "RECONNECT_S", (0.001, 0.001))
+    monkeypatch.setattr(trouble_module, "RECONNECT_S", (0.001, 0.001))
     reasons = set()
 
     async def main() -> None:

@@ -9,6 +9,7 @@ import socket
 import pytest
 
 from serve_grpc.caller import connection as connection_module
+from serve_grpc.caller import trouble as trouble_module
 from serve_grpc.config import LOGGER_NAME, Settings
 from serve_grpc.routing.peer import PeerState
 from tests.behaviour.serving import Chooser, connect, serve
@@ -18,7 +19,7 @@ from tests.ray.waiting import eventually_async
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "RECONNECT_S", (0.01, 0.02))
+    monkeypatch.setattr(trouble_module, "RECONNECT_S", (0.01, 0.02))
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

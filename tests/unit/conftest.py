@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.stand_ins.serve import cancel_tasks
-from serve_grpc.caller import connection, dialling
+from serve_grpc.caller import dialling, trouble
 from serve_grpc.carriers.local import framing, memory
 from serve_grpc.shared_memory.process import ProcessMemory
 from tests.unit.lanes import HERE
@@ -39,7 +39,7 @@ def path() -> Iterator[str]:
 def on_this_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is on the node of the replicas in `lanes`; callers reconnect soon."""
     monkeypatch.setattr(dialling, "node_id", lambda: HERE)
-    monkeypatch.setattr(connection, "RECONNECT_S", (0.01, 0.02))
+    monkeypatch.setattr(trouble, "RECONNECT_S", (0.01, 0.02))
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ class Line:
         session: Any = object.__new__(Session)
         session.machine, session._pump, session.is_open = machine, _Stream(), True
         session._interval_s, session._received_s = Settings().heartbeat_interval_s, 0.0
-        session._ping_number, session._pinged_s = 0, None
+        session._ping_number, session._pinged_s, session.look_s = 0, None, 0.0
         session.kick, session.kick_item = session._pump.kick, session._pump.kick_item
         self.connection._session = session
         self.connection.peer_max_message_bytes = machine.peer_max_message_bytes

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from serve_grpc.caller import connection as connection_module
 from serve_grpc.caller import dialling
+from serve_grpc.caller import trouble as trouble_module
 from serve_grpc.caller.dialling import Dialler, dialling_by
 from serve_grpc.carriers.counters import Counters
 from serve_grpc.carriers.link import Cause, Link
@@ -114,7 +114,7 @@ def test_without_the_lane_the_same_attempt_goes_on_with_grpc(
     spoil: Callable[[str], None],
 ) -> None:
     # A second attempt would come too late for this test.
-    monkeypatch.setattr(connection_module, "RECONNECT_S", (60.0, 60.0))
+    monkeypatch.setattr(trouble_module, "RECONNECT_S", (60.0, 60.0))
 
     async def test(replica: Replica) -> None:
         spoil(path)
@@ -206,7 +206,7 @@ def test_a_replica_of_another_version_of_the_lane_is_reached_over_grpc_in_the_sa
     speaks: int,
 ) -> None:
     # A second attempt would come too late for this test.
-    monkeypatch.setattr(connection_module, "RECONNECT_S", (60.0, 60.0))
+    monkeypatch.setattr(trouble_module, "RECONNECT_S", (60.0, 60.0))
     path = path.replace(f".v{framing.VERSION}", f".v{speaks}")
     accepted: list[Link] = []
 

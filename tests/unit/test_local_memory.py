@@ -275,7 +275,7 @@ def test_no_release_is_lost_when_two_views_die_at_a_time(process: ProcessMemory)
         assert far.memory is not None
         views.append(await lent(near, far, piece(process)))
         views.append(await lent(near, far, piece(process)))
-        far.memory._released = Interrupted()
+        far.memory._borrowed._released = Interrupted()
         heard = reading(near)
         del views[1]
         await until(lambda: process.statistics.bytes_in_use == 0)

@@ -66,7 +66,7 @@ def test_what_the_receiver_may_not_map_is_copied(process: ProcessMemory) -> None
         assert bytes(mapped) == b"x" * SIZE
         heard = reading(far)
         process.trim(1e12)
-        await until(lambda: far.memory is not None and not far.memory._unmapped._found)
+        await until(lambda: far.memory is not None and not far.memory._borrowed.unmapped._found)
         heard.cancel()
         with pytest.raises(ValueError, match="no segment 2"):
             far.memory.borrow(Place(2, 0, 5))
@@ -252,7 +252,8 @@ def test_a_flood_of_descriptors(process: ProcessMemory) -> None:
 @pytest.mark.parametrize("kind", [RELEASED, FORGOTTEN, ABANDONED])
 def test_what_was_never_lent_is_given_back(process: ProcessMemory, kind: int) -> None:
     body = b"\1\0\0\0" + bytes(0 if kind == FORGOTTEN else 8)
-    refused("segment 1", lambda raw: raw.send(frame(kind, body)))
+    reason = "a segment, and has sent none" if kind == FORGOTTEN else "segment 1"
+    refused(reason, lambda raw: raw.send(frame(kind, body)))
 
 
 def test_a_place_that_is_not_there(process: ProcessMemory) -> None:

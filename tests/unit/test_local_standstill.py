@@ -112,6 +112,36 @@ def test_a_process_that_the_kernel_does_not_show_is_not_watched(
     assert watch(monkeypatch, [True, True], process=0) == ["no look"]
 
 
+def test_a_process_is_looked_at_once_for_all_links_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standstill, "LOOK_S", 0.001)
+    said: list[int] = []
+
+    async def main() -> None:
+        looks: list[int] = []
+        over = asyncio.Event()
+
+        def look(process: int) -> bool:
+            looks.append(process)
+            if len(looks) == 6:
+                over.set()
+            return process == 7
+
+        monkeypatch.setattr(standstill, "is_stopped", look)
+        watches = [StandstillWatch(7, lambda n=n: said.append(n)) for n in range(3)]  # type: ignore[misc]
+        watches.append(StandstillWatch(8, lambda: said.append(8)))
+        watches[1].close()
+        await asyncio.wait_for(over.wait(), 5)
+        # Twice both, and then the one whose links have not ended.
+        assert sorted(looks[:4]) == [7, 7, 8, 8]
+        assert looks[4:] == [8, 8]
+        watches[-1].close()
+        await asyncio.sleep(0.01)
+        assert len(looks) == 6
+
+    asyncio.run(main())
+    assert sorted(said) == [0, 2]
+
+
 def test_a_link_ends_with_the_reason(monkeypatch: pytest.MonkeyPatch, process: int) -> None:
     monkeypatch.setattr(standstill, "LOOK_S", 0.02)
     monkeypatch.setattr(link_module, "_credentials", lambda _: (process, os.geteuid(), 0))

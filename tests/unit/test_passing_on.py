@@ -306,7 +306,7 @@ def test_who_cannot_map_the_memory_copies_and_reads_the_same(run: Any, short: st
     async def check(chain: Chain, first: Hop, second: Hop) -> None:
         end = first.far if short == "B" else second.far
         assert end.memory is not None
-        end.memory._mappings.max_bytes = 4096  # no segment is so small
+        end.memory._memory.most_mapped = 4096  # no segment is so small
         came = await first.carry(dumped(SEED, chain.a))
         places: list[Place | None] = []
         value = loaded(await second.carry(passed(came, chain.b), places))
@@ -328,14 +328,14 @@ def test_the_reader_forgets_what_its_owner_has_closed(run: Any) -> None:
         value = loaded(await second.carry(passed(came, chain.b)))
         memory = second.far.memory
         assert memory is not None
-        assert memory._mappings.bytes > 0
+        assert memory._borrowed.mappings.bytes > 0
         del came, value
         await idle(chain.a, chain.b)
-        assert memory._mappings.bytes > 0  # warm, for the next one
+        assert memory._borrowed.mappings.bytes > 0  # warm, for the next one
         chain.a.trim(1e12)
-        await until(lambda: memory._mappings.bytes == 0)
+        await until(lambda: memory._borrowed.mappings.bytes == 0)
         assert first.far.memory is not None
-        assert first.far.memory._mappings.bytes == 0
+        assert first.far.memory._borrowed.mappings.bytes == 0
 
     run(check)
 

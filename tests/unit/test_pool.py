@@ -46,7 +46,8 @@ def test_a_heartbeat_that_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) 
         pool = ConnectionPool(Settings(heartbeat_interval_s=0.01))
         user: Any = object()
         for name in "abc":
-            pool.acquire(ReplicaFacts(name, f"{name}:1", max_ongoing_requests=1), user)
+            facts = ReplicaFacts(name, f"{name}:1", max_ongoing_requests=1)
+            pool.acquire(facts, user).look_s = 0.0  # as with a session
         await eventually_async(lambda: all(beats[name] >= 3 for name in "abc"))
         await pool.aclose()
 

@@ -8,6 +8,7 @@ outgoing.py     the half of a link that writes, and the window that makes calls 
 descriptors.py  descriptors on their way in
 memory.py       what the two ends share beside messages
 lent.py         what of it the peer has
+borrowing.py    what this end has of the peer's
 standstill.py   notices that the other process was stopped
 forks.py        sockets that a forked child lets go of
 waiter.py       what a reader waits for: it goes on in the turn in which the bytes come

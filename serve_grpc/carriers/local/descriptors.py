@@ -11,7 +11,6 @@ from __future__ import annotations
 import array
 import os
 import socket
-from collections import deque
 from dataclasses import dataclass
 
 from serve_grpc.carriers.local.framing import FORGOTTEN, SEGMENT, FramingError
@@ -42,7 +41,7 @@ class ArrivingSegments:
 
     def __init__(self, memory: LocalMemory | None) -> None:
         self._memory = memory
-        self._descriptors: deque[int] = deque()  # that came before their frames
+        self._descriptors: list[int] = []  # that came before their frames
         self._segments: list[_Segment] = []  # that came before their message
 
     def __bool__(self) -> bool:
@@ -93,7 +92,7 @@ class ArrivingSegments:
         if kind == SEGMENT:
             if not self._descriptors:
                 raise FramingError("a segment came without its descriptor")
-            self._segments.append((body, self._descriptors.popleft()))
+            self._segments.append((body, self._descriptors.pop(0)))
             return
         try:
             if kind == FORGOTTEN:

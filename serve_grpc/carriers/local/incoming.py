@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable
 
 from serve_grpc.carriers.link import LinkLost
@@ -93,7 +92,7 @@ class Incoming:
         self._on_end = on_end
         self._decoder = Decoder(max_message_bytes, _scratch())
         self._segments = ArrivingSegments(memory)
-        self._arrived: deque[bytes | WithSegments] = deque()
+        self._arrived: list[bytes | WithSegments] = []  # few, and no deque: see `Outbox`
         self._asked = 0  # how many of them come before the answer is due; 0 if nobody waits for it
         self._unproven = PROVING + 1 if is_stranger else 0  # so many times `read` is to be called
         self._is_reading = False
@@ -119,7 +118,7 @@ class Incoming:
                 await self._reader
             finally:
                 self._reader = None
-        message = self._arrived.popleft()
+        message = self._arrived.pop(0)
         if isinstance(message, WithSegments):
             message = self._map(message)
         self._outgoing.taken = (self._outgoing.taken + 1) & COUNT_MASK

@@ -11,25 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import Protocol
 
-from serve_grpc.carriers.local.framing import (
-    ABANDONED,
-    MAX_RELEASED,
-    NUMBER_BODY,
-    RANGE_BODY,
-    RELEASED,
-    SEGMENT_BODY,
-)
+from serve_grpc.carriers.local.borrowing import Borrowing
+from serve_grpc.carriers.local.framing import ABANDONED
 from serve_grpc.carriers.local.lent import Lent
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.mailbox import Mailbox, mailbox_of
 from serve_grpc.protocol.places import Place
-from serve_grpc.shared_memory.mappings import MAX_SEGMENTS, Mappings
 from serve_grpc.shared_memory.process import ProcessMemory, process_memory
-from serve_grpc.shared_memory.segments import NoRoomError
-from serve_grpc.shared_memory.unmapped import Unmapped
 
 __all__ = ["Frames", "LocalMemory", "open_memory"]
 
@@ -68,22 +58,13 @@ class LocalMemory:
         self._memory = memory
         self._frames = frames
         self._mailbox = mailbox
-        self._mappings = Mappings(
-            memory.most_mapped,
-            self._on_released,
-            on_abandoned=self._on_abandoned,
-            on_gone=memory.on_closed,
-        )
-        self._unmapped = Unmapped(MAX_SEGMENTS)
-        self._released: deque[tuple[int, int]] = deque()
-        self._abandoned: deque[tuple[int, int]] = deque()
-        self._is_posted = False
+        self._borrowing: Borrowing | None = None
         self._lent = Lent(frames.send, frames.send_descriptor, memory.peer_bytes)
         self._is_closed = False
         memory.add(self)
 
     def __repr__(self) -> str:
-        return f"<LocalMemory {len(self._lent)} lent, {self._mappings!r}>"
+        return f"<LocalMemory {len(self._lent)} lent, {self._borrowing!r}>"
 
     # ------------------------------------------------------------ what is ours
 
@@ -114,70 +95,27 @@ class LocalMemory:
     # ------------------------------------------------------------ what is the peer's
 
     def on_segment(self, body: bytes, fd: int) -> None:
-        """The peer has sent a segment, whose descriptor belongs to this object from now on.
-
-        Raises:
-            ValueError: It is not what it should be; the descriptor stays the caller's.
-        """
-        number, size = SEGMENT_BODY.unpack(body)
-        if number in self._unmapped:
-            raise ValueError(f"segment {number} is here already")
-        try:
-            self._mappings.add(number, fd, size)
-        except (NoRoomError, OSError) as error:
-            # The peer's pool may be larger than what this process may map, and that is no lie.
-            self._unmapped.add(number, fd, size)
-            logger.debug("payloads in a segment of a peer will be copied: %s", error)
+        """As of `Borrowing`."""
+        if self._borrowing is None:
+            memory = self._memory
+            self._borrowing = Borrowing(
+                memory.most_mapped, self._frames.send, self._mailbox, memory.on_closed
+            )
+        self._borrowing.on_segment(body, fd)
 
     def on_forgotten(self, body: bytes) -> None:
-        """The peer will name a segment no more.
-
-        Raises:
-            ValueError: There is none.
-        """
-        (number,) = NUMBER_BODY.unpack(body)
-        if number in self._unmapped:
-            self._unmapped.remove(number)
-        else:
-            self._mappings.remove(number)
+        """As of `Borrowing`."""
+        self._borrowed.on_forgotten(body)
 
     def borrow(self, place: Place) -> memoryview:
         """As of `LinkMemory`."""
-        if place.segment in self._unmapped:
-            copy = self._unmapped.read(*place)
-            self._on_released(*place)
-            return copy
-        return self._mappings.take(*place)
+        return self._borrowed.borrow(place)
 
-    def _on_released(self, number: int, offset: int, _: int) -> None:
-        # A finalizer, in any thread: it only appends and posts.
-        self._released.append((number, offset))
-        self._post()
-
-    def _on_abandoned(self, number: int, offset: int) -> None:
-        self._abandoned.append((number, offset))  # as above
-        self._post()
-
-    def _post(self) -> None:
-        # Of two at a time both may post, and never none: it is cleared before the first is taken.
-        if not self._is_posted:
-            self._is_posted = True
-            try:
-                self._mailbox.post(self._give_back)
-            except RuntimeError:  # the loop is closed, and with it the link
-                self._released.clear()
-                self._abandoned.clear()
-
-    def _give_back(self) -> None:
-        self._is_posted = False
-        if self._is_closed:
-            return
-        self._mappings.settle()
-        for kind, ended in ((RELEASED, self._released), (ABANDONED, self._abandoned)):
-            while ended:
-                count = min(len(ended), MAX_RELEASED)
-                body = b"".join(RANGE_BODY.pack(*ended.popleft()) for _ in range(count))
-                self._frames.send(kind, body)
+    @property
+    def _borrowed(self) -> Borrowing:
+        if self._borrowing is None:
+            raise ValueError("the peer names a segment, and has sent none")
+        return self._borrowing
 
     # ------------------------------------------------------------ the end
 
@@ -187,6 +125,6 @@ class LocalMemory:
             return
         self._is_closed = True
         self._lent.close()
-        self._mappings.close()
-        self._unmapped.close()
+        if self._borrowing is not None:
+            self._borrowing.close()
         self._memory.remove(self)

@@ -22,8 +22,6 @@ __all__ = ["LocalServer"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
-BACKLOG = 128
-"""Links that wait to be accepted. One more is refused at once, and dials another carrier."""
 ACCEPTS = 32
 """In one turn of the loop, for links that are there have to go on."""
 PAUSE_S = 0.5
@@ -63,7 +61,9 @@ class LocalServer:
             self._path = path
             # Before `listen`: until then nobody gets in, whatever the mode is.
             os.chmod(path, 0o600)
-            listener.listen(BACKLOG)
+            # All callers may come at once. One for whom there is no place in the line is refused,
+            # and takes another carrier for as long as its session lives.
+            listener.listen(self._max_links)
             keep_from_children(listener)
         except OSError:
             listener.close()
