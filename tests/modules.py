@@ -36,6 +36,7 @@ THROUGH: dict[str, tuple[str, ...]] = {
     "carriers/grpc/enums.py": ("tests/unit/test_call_context.py",),
     "carriers/grpc/interceptors.py": ("tests/behaviour/test_observed.py",),
     "carriers/grpc/plain_door.py": ("tests/behaviour/test_observed.py",),
+    "carriers/local/borrowing.py": ("tests/unit/test_local_memory.py",),
     "carriers/local/descriptors.py": ("tests/unit/test_local_memory.py",),
     "carriers/local/forks.py": ("tests/unit/test_local_link.py",),
     "deployment.py": ("tests/unit/test_opt_in.py", "tests/unit/test_allow_list.py"),

@@ -63,6 +63,8 @@ class Dialler:
         counters: Where it is counted that the lane could not be had.
     """
 
+    __slots__ = ("_counters", "_has_said", "_is_lane_doubted", "_peer")
+
     def __init__(self, peer: Peer, counters: Counters) -> None:
         self._peer = peer
         self._counters = counters

@@ -47,7 +47,7 @@ class Session:
         is_open: Whether the replica has let us in.
         look_s: When the next beat is to look at it if no call is on it, on `time.monotonic`; 0 for
             each beat, for an answer is due.
-        kick, kick_item: Tell the pump that there is something to write, as those of `CallerPump`.
+        kick: Tells the pump that there is something to write, as `CallerPump.kick`.
     """
 
     __slots__ = (
@@ -61,7 +61,6 @@ class Session:
         "_received_s",
         "is_open",
         "kick",
-        "kick_item",
         "look_s",
         "machine",
     )
@@ -103,7 +102,7 @@ class Session:
             counters=counters,
         )
         # Bound once: each call asks for it.
-        self.kick, self.kick_item = self._pump.kick, self._pump.kick_item
+        self.kick = self._pump.kick
         self._pump.start()
 
     def __repr__(self) -> str:
@@ -122,6 +121,10 @@ class Session:
     def carrier(self) -> str:
         """What carries it, "" until the dial is over."""
         return self._pump.carrier
+
+    def kick_item(self) -> None:
+        """As of `CallerPump`."""
+        self._pump.kick_item()
 
     def has_failed_on(self, carrier: str) -> bool:
         """Whether it ended before the replica let us in, over this carrier."""

@@ -75,6 +75,8 @@ class Trouble:
         reason: Of the last time; "" while there is none.
     """
 
+    __slots__ = ("_failed", "_peer", "_reconnects", "_unreachable", "reason", "times")
+
     def __init__(self, peer: Peer, reconnects: Reconnects) -> None:
         self._peer = peer
         self._reconnects = reconnects
@@ -142,6 +144,8 @@ class Penalty:
         peer: Where it is noted.
         on_rested: Called when the peer may have a call again.
     """
+
+    __slots__ = ("_mailbox", "_on_rested", "_peer", "_rests", "_timer", "_warning")
 
     def __init__(self, peer: Peer, on_rested: Callable[[], None]) -> None:
         self._peer = peer

@@ -130,6 +130,7 @@ class CallerPump:
                 counters.messages_received += 1
                 counters.bytes_received += len(message)
                 self._on_message(message)
+                del message  # a megabyte maybe, and the next one may come in an hour
                 # Not `at_once`: `on_message` has kicked so itself where nothing else is to come.
                 if outbox.queued_bytes:
                     writer.kick()

@@ -179,7 +179,7 @@ class ReplicaPump:
                     peer.leave()
                 self.counters.frames_received += len(arrival.requests)
                 self._dispatcher.on_arrival(self, arrival)
-                del arrival  # a payload in it may lie in the caller's memory, who waits for that
+                del arrival, message  # a payload may lie in the caller's memory, who waits for it
                 if self.session.outbox.queued_bytes:
                     self._writer.kick()
                 if self.session.outbox.is_clogged(MAX_QUEUED_REPLY_BYTES):

@@ -130,7 +130,7 @@ class Line:
         session.machine, session._pump, session.is_open = machine, _Stream(), True
         session._interval_s, session._received_s = Settings().heartbeat_interval_s, 0.0
         session._ping_number, session._pinged_s, session.look_s = 0, None, 0.0
-        session.kick, session.kick_item = session._pump.kick, session._pump.kick_item
+        session.kick = session._pump.kick
         self.connection._session = session
         self.connection.peer_max_message_bytes = machine.peer_max_message_bytes
         self.connection.takes_inputs = input_credit is not None

@@ -75,7 +75,7 @@ class Owner:
 
 
 def lent_to(frames: Frames, max_bytes: int = 64 * MIB) -> Lent:
-    return Lent(frames.send, frames.send_descriptor, max_bytes)
+    return Lent(frames, max_bytes)
 
 
 def back(place: Place | None) -> bytes:

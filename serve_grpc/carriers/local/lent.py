@@ -10,7 +10,8 @@ so it never has more of them than are counted here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 from serve_grpc.carriers.local.framing import (
     FORGOTTEN,
@@ -23,10 +24,20 @@ from serve_grpc.protocol.places import Place
 from serve_grpc.shared_memory.mappings import MAX_SEGMENTS
 from serve_grpc.shared_memory.pieces import Lendable, range_of
 
-__all__ = ["Lent"]
+__all__ = ["Frames", "Lent"]
 
 MAX_FOREIGN = MAX_SEGMENTS // 2
 """Segments of other processes that the peer knows: each costs it a descriptor."""
+
+
+class Frames(Protocol):
+    """How the ends talk about memory."""
+
+    def send(self, kind: int, body: bytes) -> None:
+        """Send a frame; nothing once the link is lost."""
+
+    def send_descriptor(self, kind: int, body: bytes, descriptor: int) -> bool:
+        """Send a frame with a descriptor now; False if that cannot be."""
 
 
 class _Known:
@@ -59,20 +70,13 @@ class Lent:
     """The ranges and segments of one peer. Lives on the link's loop.
 
     Args:
-        send: As of `Frames`.
-        send_descriptor: As of `Frames`.
+        frames: To the peer.
         max_bytes: The most that the peer may hold, in bytes; and the most that segments of other
             processes may have together.
     """
 
-    def __init__(
-        self,
-        send: Callable[[int, bytes], None],
-        send_descriptor: Callable[[int, bytes, int], bool],
-        max_bytes: int,
-    ) -> None:
-        self._send = send
-        self._send_descriptor = send_descriptor
+    def __init__(self, frames: Frames, max_bytes: int) -> None:
+        self._frames = frames
         self._max_bytes = max_bytes
         self._bytes = 0
         self._parts: dict[tuple[int, int], memoryview] = {}
@@ -160,7 +164,7 @@ class Lent:
         if len(self._known) >= MAX_SEGMENTS:
             return None
         body = SEGMENT_BODY.pack(known.number, known.size)
-        if not self._send_descriptor(SEGMENT, body, found.fd):
+        if not self._frames.send_descriptor(SEGMENT, body, found.fd):
             return None
         self._last_number = known.number
         self._known[known.number] = known
@@ -188,4 +192,4 @@ class Lent:
 
     def _drop(self, known: _Known) -> None:
         del self._known[known.number]
-        self._send(FORGOTTEN, NUMBER_BODY.pack(known.number))
+        self._frames.send(FORGOTTEN, NUMBER_BODY.pack(known.number))

@@ -11,29 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
 
 from serve_grpc.carriers.local.borrowing import Borrowing
 from serve_grpc.carriers.local.framing import ABANDONED
-from serve_grpc.carriers.local.lent import Lent
+from serve_grpc.carriers.local.lent import Frames, Lent
 from serve_grpc.config import LOGGER_NAME
 from serve_grpc.mailbox import Mailbox, mailbox_of
 from serve_grpc.protocol.places import Place
 from serve_grpc.shared_memory.process import ProcessMemory, process_memory
 
-__all__ = ["Frames", "LocalMemory", "open_memory"]
+__all__ = ["LocalMemory", "open_memory"]
 
 logger = logging.getLogger(LOGGER_NAME)
-
-
-class Frames(Protocol):
-    """How the ends talk about memory."""
-
-    def send(self, kind: int, body: bytes) -> None:
-        """Send a frame; nothing once the link is lost."""
-
-    def send_descriptor(self, kind: int, body: bytes, descriptor: int) -> bool:
-        """Send a frame with a descriptor now; False if that cannot be."""
 
 
 def open_memory(frames: Frames) -> LocalMemory | None:
@@ -59,7 +48,7 @@ class LocalMemory:
         self._frames = frames
         self._mailbox = mailbox
         self._borrowing: Borrowing | None = None
-        self._lent = Lent(frames.send, frames.send_descriptor, memory.peer_bytes)
+        self._lent = Lent(frames, memory.peer_bytes)
         self._is_closed = False
         memory.add(self)
 
