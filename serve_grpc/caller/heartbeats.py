@@ -9,8 +9,7 @@ sessions that were opened together are soon asked at different times, and the mo
 from __future__ import annotations
 
 import heapq
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 
 from serve_grpc.caller.connection import Connection
@@ -18,11 +17,12 @@ from serve_grpc.caller.connection import Connection
 __all__ = ["Heartbeats"]
 
 BEATS_PER_INTERVAL = 4
-IDLE_LOOKS_PER_S = 20.0
-"""Idle sessions that are looked at, and asked for life if they are due; each costs its process some
-0.2 ms over gRPC. Up to 100 sessions, each has its turn every 5 s, as soon as it is due; of 1,000,
-every 50 s. A replica ends a session after 5 minutes of silence, but no process has sessions enough
-for that: 6,000."""
+IDLE_LOOKS_PER_S = 5.0
+"""Idle sessions that are looked at, and asked for life if they are due; over gRPC, a question and
+its answer cost a process some 0.3 ms."""
+LONGEST_IDLE_S = 120.0
+"""Of more than 600 sessions more are looked at, so that each has its turn: a replica ends a session
+on which it has heard nothing for 5 minutes."""
 
 _due_first = attrgetter("look_s")
 
@@ -37,14 +37,15 @@ class Heartbeats:
 
     def __init__(self, interval_s: float) -> None:
         self.beat_s = interval_s / BEATS_PER_INTERVAL
-        self._most_idle = math.ceil(IDLE_LOOKS_PER_S * self.beat_s)
 
-    def due(self, connections: Iterable[Connection], now_s: float) -> Sequence[Connection]:
+    def due(self, connections: Collection[Connection], now_s: float) -> Sequence[Connection]:
         """Those that are to be looked at in this beat; `now_s` is on `time.monotonic`."""
         # All in one comprehension, for it runs over thousands, and most are neither.
         found = [c for c in connections if c.peer.in_flight or c.look_s <= now_s]
-        if len(found) <= self._most_idle:
+        looks_per_s = max(IDLE_LOOKS_PER_S, len(connections) / LONGEST_IDLE_S)
+        most_idle = max(1, round(looks_per_s * self.beat_s))
+        if len(found) <= most_idle:
             return found
         pressing = [c for c in found if c.peer.in_flight or not c.look_s]
         idle = (c for c in found if not c.peer.in_flight and c.look_s)
-        return [*pressing, *heapq.nsmallest(self._most_idle, idle, key=_due_first)]
+        return [*pressing, *heapq.nsmallest(most_idle, idle, key=_due_first)]

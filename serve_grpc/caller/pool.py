@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import threading
 import time
@@ -112,7 +111,7 @@ class ConnectionPool:
             else None
         )
         now_s = time.monotonic()
-        everyone = itertools.chain(self._connections.values(), self._retired)
+        everyone = (*self._connections.values(), *self._retired)
         for connection in self._heartbeats.due(everyone, now_s):
             try:
                 connection.beat(now_s)

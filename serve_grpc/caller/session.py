@@ -22,7 +22,7 @@ from serve_grpc.routing.peer import ReplicaFacts
 
 __all__ = ["Session"]
 
-IDLE_PING_INTERVALS = 5
+IDLE_PING_INTERVALS = 20
 """A session without calls is asked for life this many times less often."""
 SUSPECT_AFTER_INTERVALS = 1.25
 """How long an answer may take. With the interval of silence before the question, and a beat for

@@ -139,7 +139,7 @@ def test_a_member_that_says_nothing_is_closed_and_one_that_lives_is_not(
     replica: Attacked,
 ) -> None:
     async def main() -> None:
-        settings = Settings(heartbeat_interval_s=0.2)
+        settings = Settings(heartbeat_interval_s=0.05)
         async with (
             legitimate(replica.port, settings) as (connection, chooser),
             member(replica.port) as silent,

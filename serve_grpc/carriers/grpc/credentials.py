@@ -13,11 +13,25 @@ from serve_grpc.carriers.link import SESSION_MESSAGE_BYTES
 from serve_grpc.config import Settings
 from serve_grpc.shared_memory.blocks import keep_freed_memory
 
-__all__ = ["bind", "channel_options", "largest_message", "open_channel", "server_options"]
+__all__ = [
+    "bind",
+    "channel_options",
+    "keepalive_ms",
+    "largest_message",
+    "open_channel",
+    "server_options",
+]
 
 # What each option is for, and which ones were found to matter: docs/decisions/0004-grpc-options.md
 # and, for the limits, 0014-limits-against-hostile-peers.md.
 KEEPALIVE_MS = 5_000
+"""Of a caller's connections, until it has more than a few."""
+FEW_CONNECTIONS = 100
+"""Of those beyond, each is asked as much less often as there are more. A ping costs each side some
+40 µs, and its answer as much: all 5 s, 1,000 connections would take 3 % of a core."""
+LONGEST_KEEPALIVE_MS = 60_000
+REPLICA_KEEPALIVE = 4
+"""A replica's keepalive, in callers' keepalives: whoever lives has pinged long before."""
 PING_TIMEOUT_MS = 3_000
 METADATA_BYTES = 16 * 1024
 HANDSHAKE_TIMEOUT_MS = 10_000
@@ -37,11 +51,18 @@ _BOTH_SIDES = [
 ]
 
 
-def channel_options() -> list[tuple[str, int]]:
-    """Options of a caller's channel."""
+def keepalive_ms(connections: int) -> int:
+    """How long a connection may be silent before a caller that has so many others pings."""
+    return min(
+        LONGEST_KEEPALIVE_MS, KEEPALIVE_MS * max(FEW_CONNECTIONS, connections) // FEW_CONNECTIONS
+    )
+
+
+def channel_options(connections: int = 0) -> list[tuple[str, int]]:
+    """Options of the channel of a caller that has so many others."""
     return [
         *_BOTH_SIDES,
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_time_ms", keepalive_ms(connections)),
         # This one closes a silent connection; but a ping waits behind a write that the network does
         # not take, and then only TCP_USER_TIMEOUT helps, which C-core sets to keepalive_timeout_ms.
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
@@ -79,7 +100,7 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
         ("grpc.http2.max_ping_strikes", 0),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_time_ms", REPLICA_KEEPALIVE * KEEPALIVE_MS),
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -89,11 +110,17 @@ def server_options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
-    """A channel to `address` for a session; connects when it is first used."""
+def open_channel(address: str, settings: Settings, connections: int = 0) -> grpc.aio.Channel:
+    """A channel to `address` for a session; connects when it is first used.
+
+    Args:
+        address: "host:port".
+        settings: For TLS.
+        connections: How many this process has already.
+    """
     # Not by the names in `grpc.aio`: libraries that observe gRPC replace those for the whole
     # process, and a session is no request that could be observed (see `interceptors.py`).
-    options = channel_options()
+    options = channel_options(connections)
     keep_freed_memory()
     if not settings.use_tls:
         return _channel.insecure_channel(address, options=options)

@@ -35,7 +35,7 @@ async def dial(address: str, settings: Settings) -> ClientLink:
     Raises:
         RuntimeError: TLS is on, and its files are missing.
     """
-    return ClientLink(open_channel(address, settings))
+    return ClientLink(open_channel(address, settings, len(_open)))
 
 
 def open_links() -> list[ClientLink]:
