@@ -29,6 +29,7 @@ SHORT = {
     "carriers.grpc.credentials.HANDSHAKE_TIMEOUT_MS": 1000,
     "carriers.grpc.credentials.MAX_IDLE_MS": 1500,
     "carriers.grpc.credentials.KEEPALIVE_MS": 1000,
+    "carriers.grpc.credentials.REPLICA_KEEPALIVE": 1,
     "carriers.grpc.credentials.PING_TIMEOUT_MS": 1000,
     "entrance.unproven.HANDSHAKE_TIMEOUT_S": 1.5,
     "carriers.host.MAX_SILENCE_S": 2.0,
