@@ -64,6 +64,7 @@ class CallerPump:
         self.carrier = ""
         self._write_error = ""
         self._end_reason = ""
+        self._has_begun = False
 
     def start(self) -> None:
         """Connect and run in a task of the current loop."""
@@ -83,6 +84,9 @@ class CallerPump:
 
     def cancel(self, reason: str = "closed by the caller") -> None:
         """End the session; `on_closed` follows, with this reason."""
+        if self._task is not None and not self._has_begun and not self._end_reason:
+            # A task that is cancelled before its first step never gets to say that it has ended.
+            asyncio.get_running_loop().call_soon(self._on_closed, reason)
         # Before the cancel: `_run` tells by it whether a side ended the session, or the whole loop.
         self._end_reason = reason
         if self._task is not None:
@@ -95,6 +99,7 @@ class CallerPump:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
+        self._has_begun = True
         reason: BaseException | str = "the replica closed the session"
         try:
             logger.debug("dialling %s", self._address)

@@ -278,3 +278,16 @@ def test_a_writer_that_fails_ends_the_session(caplog: pytest.LogCaptureFixture) 
     run(main())
     assert "the writer of <ReplicaSession" in caplog.text
     assert "ArithmeticError: a bug" in caplog.text
+
+
+def test_a_session_that_is_given_up_in_the_turn_in_which_it_was_dialled_ends_as_others_do() -> None:
+    async def main() -> None:
+        replica = Replica()
+        caller = Caller(replica.dial)
+        caller.pump.cancel("not needed any more")
+        caller.pump.cancel("once more")
+        assert caller.closed == []  # not within the call of its owner
+        assert await caller.end() == "not needed any more"
+        assert replica.links == []
+
+    run(main())
