@@ -294,8 +294,9 @@ class Connection:
             self._counters.stored_sent += is_stored(fields.payload)
         self.peer.on_sent()
         self._counters.frames_sent += 1
-        # The only call has no company to wait for; where there are more, more are to be expected.
-        session.kick(at_once=is_new and self.peer.in_flight == 1)
+        # The only call has no company to wait for, unless its inputs do (`Inputs.on_sent` kicks).
+        if not fields.inputs:
+            session.kick(at_once=is_new and self.peer.in_flight == 1)
         return call_id
 
     def inputs_of(self, sender: Sender, call_id: int) -> InputWay:
@@ -358,7 +359,7 @@ class Connection:
             peer.carrier = session.carrier
             machine, ours = session.machine, self._settings.max_message_bytes
             self.peer_max_message_bytes = min(machine.peer_max_message_bytes, ours)
-            self.takes_stored, self.takes_inputs = machine.stores, machine.input_credit is not None
+            self.takes_stored, self.takes_inputs = machine.stores, machine.inputs.credit is not None
             # Of an earlier session: the replica that turned a call away then may be idle by now.
             peer.blocked = False
         if received.draining:

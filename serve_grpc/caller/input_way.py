@@ -38,17 +38,17 @@ class InputWay:
     def __init__(
         self, sender: Sender, call_id: int, session: Session, lender: Lender, counters: Counters
     ) -> None:
-        credit = session.machine.input_credit
+        credit = session.machine.inputs.credit
         assert credit is not None, "refused before (`refusal`)"
         self.sender = sender
         self.credit: tuple[int, int] = credit
-        self.windows = session.machine.input_windows[call_id]
+        self.windows = session.machine.inputs.windows[call_id]
         self._call_id = call_id
         self._session = session
         self._lender = lender
         self._counters = counters
         # Bound once, for both are used for each item.
-        self._send, self._calls = session.machine.send_input, session.machine.calls
+        self._send, self._calls = session.machine.inputs.add, session.machine.calls
 
     def send(self, number: int, entry: Entry) -> None:
         """Queue what an input has to say."""
@@ -67,6 +67,10 @@ class InputWay:
             sender = self.sender
             sender.loan = sender.loan or Loan(())
             sender.loan.take_on(refs, self._lender, self._session.machine.epoch, self._call_id)
+
+    def kick_request(self) -> None:
+        """Have the request written, and what follows it in this turn of the loop."""
+        self._session.kick()
 
     def kick(self) -> None:
         """Have the queued written."""

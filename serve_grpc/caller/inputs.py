@@ -131,6 +131,8 @@ class Inputs:
             self._match(*credit)
         for each in self._inputs:
             self._flush(each)
+        # In the loop's next turn: what generators of this loop make at once rides along.
+        self._way.kick_request()
 
     def _match(self, items: int, bytes_: int) -> None:
         """Let sources make what an earlier replica did not give credit for, and this one does."""

@@ -58,8 +58,8 @@ class Upstream(Protocol):
     def has_item(self) -> bool:
         """Whether there is one now."""
 
-    def pass_item(self) -> Any:
-        """The next one as it came: a payload, or a `Value`."""
+    def take(self) -> Any:
+        """The next one as it came, a payload or a `Value`; None if there is none."""
 
     def took(self, item: Any) -> None:
         """It goes on: grant credit for it."""
@@ -100,9 +100,9 @@ class ResponseItems:
         """As of `Upstream`."""
         return self._call.has_item
 
-    def pass_item(self) -> Any:
+    def take(self) -> Any:
         """As of `Upstream`."""
-        return self._call.pass_item()
+        return self._call.pass_item() if self._call.has_item else None
 
     def took(self, item: Any) -> None:
         """As of `Upstream`."""
@@ -133,7 +133,7 @@ class InboxItems:
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self.wait_item = inbox.wait_item
-        self.pass_item = inbox.pass_item
+        self.take = inbox.take
         self.close = inbox.close
 
     @property
@@ -259,8 +259,7 @@ class Relay:
         """
         upstream, run = self._upstream, list[Entry]()
         try:
-            while upstream.has_item and len(run) < ITEMS_PER_TURN:
-                item = upstream.pass_item()
+            while len(run) < ITEMS_PER_TURN and (item := upstream.take()) is not None:
                 entry = self._unopened(item, terms)
                 if entry is None or not gate.try_enter(len(entry.payload)):
                     return item

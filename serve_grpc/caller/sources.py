@@ -129,6 +129,10 @@ class LoopSource:
         return self._loop.is_closed()
 
     def _post(self, function: Callable[..., None], *args: Any) -> None:
+        # None of these runs the user's code: what they start has its turn later.
+        if asyncio._get_running_loop() is self._loop:
+            function(*args)
+            return
         try:
             self._mailbox.post(function, *args)
         except RuntimeError:

@@ -84,7 +84,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         reads_buffers: Whether the replica reads pickles that are followed by their buffers.
         stores: Whether payloads over the limit go by Ray's object store, as both sides have to say;
             so it holds once the session is open.
-        send_input, input_windows: See `SentInputs.add` and `SentInputs.windows`.
+        inputs: The streams that are arguments of its calls.
     """
 
     def __init__(
@@ -111,8 +111,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         self._sent = SentRequests(self.outbox)
         # Looked up once, as both are used for each call.
         self._add_request, self._frames = self._sent.add, self._sent.frames
-        self._inputs = SentInputs(self.outbox)
-        self.send_input, self.input_windows = self._inputs.add, self._inputs.windows
+        self.inputs = SentInputs(self.outbox)
         self._credit = GrantedCredit()
         self.calls: dict[int, CallT] = {}
         self.peer_max_message_bytes = 0
@@ -126,11 +125,6 @@ class CallerSession(SessionLife, Generic[CallT]):
         assert self._handshake is not None, "the session is open"
         self._handshake.memory = memory
         self.outbox.batch.hello.features.append(handshake.MEMORY)
-
-    @property
-    def input_credit(self) -> tuple[int, int] | None:
-        """First credit of each input, in items and bytes; None if the replica takes none."""
-        return self._inputs.credit
 
     @property
     def requests_read(self) -> int:
@@ -163,7 +157,7 @@ class CallerSession(SessionLife, Generic[CallT]):
         if fields.inputs:
             "".join(name for _, name in fields.inputs).encode()
             fields.envelope = Envelope(*fields.envelope[:-1], has_inputs=True)
-            self._inputs.open(self._next_id, len(fields.inputs))
+            self.inputs.open(self._next_id, len(fields.inputs))
         call_id = self._next_id
         self._next_id += 1
         self.calls[call_id] = call
@@ -282,7 +276,7 @@ class CallerSession(SessionLife, Generic[CallT]):
             elif number == _DRAIN:
                 self._on_drain(value, received)
             elif number == _INPUT_CREDITS:
-                received.inputs = self._inputs.news(value, self.calls)
+                received.inputs = self.inputs.news(value, self.calls)
 
     def _on_drain(self, drain: Drain, received: Received[CallT]) -> None:
         received.draining = True
@@ -352,8 +346,8 @@ class CallerSession(SessionLife, Generic[CallT]):
         self._assembler.discard(call_id)
         if self._credit.windows:  # most sessions have none, and this is done for each call
             self._credit.windows.pop(call_id, None)
-        if self._inputs.windows:
-            self._inputs.close(call_id)
+        if self.inputs.windows:
+            self.inputs.close(call_id)
         self.outbox.drop_large(call_id)
         self._frames.pop(call_id, None)
         return self.calls.pop(call_id, None)
@@ -373,7 +367,7 @@ class CallerSession(SessionLife, Generic[CallT]):
             self.stores = self.stores and STORED in batch.welcome.features
             received.opened = True
             self.reads_buffers = handshake.BUFFERS in batch.welcome.features
-            self._inputs.hear(batch.welcome)
+            self.inputs.hear(batch.welcome)
             if handshake.MEMORY in batch.welcome.features:
                 self.outbox.memory = shaking.memory
             if batch.HasField("ongoing"):
@@ -396,5 +390,5 @@ class CallerSession(SessionLife, Generic[CallT]):
         lost = [(call, self._sent.may_have_started(i)) for i, call in self.calls.items()]
         self.calls.clear()
         self._frames.clear()
-        self._inputs.clear()
+        self.inputs.clear()
         return lost

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 
 from serve_grpc._generated.replica_pb2 import Error
-from serve_grpc.errors import ServeGrpcError
 from serve_grpc.payload import Payload
 from serve_grpc.protocol.flow import ConsumerWindow
 from serve_grpc.protocol.input_items import InboundItem, InputKind
@@ -132,18 +131,6 @@ class Inbox:
             return self._items.popleft()
         except IndexError:
             return None
-
-    def pass_item(self) -> Payload:
-        """As `take`, for the only consumer, whom a wait has just told that there is one.
-
-        Raises:
-            ServeGrpcError: The stream was stopped meanwhile, by another thread.
-        """
-        item = self.take()
-        if item is None:
-            assert self.stop is not None, "nobody else takes items"
-            raise ServeGrpcError(self.stop.value, may_have_executed=True)
-        return item
 
     def put_back(self, item: Payload) -> None:
         """Make an item that was taken, and not counted, the next one again."""

@@ -130,7 +130,7 @@ class Network:
         if kind is InputKind.ITEM and not truth.may_send:
             return
         payload, error = truth.say(kind, size)
-        self.caller.send_input(call.call_id, truth.number, kind, payload, error)
+        self.caller.inputs.add(call.call_id, truth.number, kind, payload, error)
 
     def grant(self, call: Sent, items: int, bytes_: int) -> None:
         """The consumer took some of a stream."""

@@ -36,7 +36,7 @@ def pair_in(state: SessionState) -> tuple[CallerSession[Any], ReplicaSession]:
         shake_hands(caller, replica)
         for number in range(4):
             caller.request(number, fields(b"x" * (15 * number), STREAM, inputs=(INPUT,) * number))
-        caller.send_input(4, 1, InputKind.ITEM, b"z" * 30)
+        caller.inputs.add(4, 1, InputKind.ITEM, b"z" * 30)
         replica.receive(caller.outbox.take())
         replica.reply(1, Reply.ITEM, b"y" * 30)
     if state is SessionState.DRAINING:

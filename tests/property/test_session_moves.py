@@ -92,7 +92,7 @@ class Pair:
             lambda: caller.forget("call"),
             lambda: caller.grant(1, 1, 1),
             lambda: caller.ping(3),
-            lambda: caller.send_input(1, 0, InputKind.ITEM, data),
+            lambda: caller.inputs.add(1, 0, InputKind.ITEM, data),
             lambda: replica.grant_input(1, 0, 1, 1),
             lambda: replica.reply(1, Reply.ITEM, data),
             lambda: replica.reply(1, Reply.END),

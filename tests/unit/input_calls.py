@@ -87,16 +87,16 @@ class Caller(Line):
     def item(self, call_id: int, *values: Any, number: int = 0) -> None:
         """So many items, in one message."""
         for value in values:
-            self.caller.send_input(call_id, number, InputKind.ITEM, PICKLE.dump_item(value))
+            self.caller.inputs.add(call_id, number, InputKind.ITEM, PICKLE.dump_item(value))
         self.say()
 
     def end(self, call_id: int, number: int = 0) -> None:
-        self.caller.send_input(call_id, number, InputKind.END)
+        self.caller.inputs.add(call_id, number, InputKind.END)
         self.say()
 
     def fail(self, call_id: int, error: Exception) -> None:
         message = message_from_exception(error, "generator", may_pickle=True, refs=[])
-        self.caller.send_input(call_id, 0, InputKind.ERROR, b"", message)
+        self.caller.inputs.add(call_id, 0, InputKind.ERROR, b"", message)
         self.say()
 
     @property

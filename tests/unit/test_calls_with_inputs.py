@@ -130,7 +130,7 @@ def test_several_inputs_by_position_and_by_name(run: Run) -> None:
 def test_noop_gives_bytes(run: Run) -> None:
     async def test(replica: Replica, caller: Caller) -> None:
         call = caller.call(serializer="noop")
-        caller.caller.send_input(call, 0, InputKind.ITEM, b"bytes")
+        caller.caller.inputs.add(call, 0, InputKind.ITEM, b"bytes")
         caller.end(call)
         await eventually_async(lambda: caller.values == [[b"bytes"]])
 

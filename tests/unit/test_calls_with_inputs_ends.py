@@ -35,7 +35,7 @@ def test_items_that_were_under_way_when_the_call_ended_are_dropped(run: Run) -> 
     async def test(replica: Replica, caller: Caller) -> None:
         call = caller.call(None)
         for value in (1, 2):
-            caller.caller.send_input(call, 0, InputKind.ITEM, PICKLE.dump_item(value))
+            caller.caller.inputs.add(call, 0, InputKind.ITEM, PICKLE.dump_item(value))
         messages = [caller.caller.outbox.take()]
         await eventually_async(lambda: caller.ends == 1)
         stream: Any = caller

@@ -55,7 +55,7 @@ def test_a_host_tells_how_much_of_each_stream_among_arguments_may_be_sent_ahead(
     async def main() -> None:
         host = new_host(stream_window_items=7, stream_window_bytes=700)
         caller = await Caller(loopback_dial(host.serve)).opened()
-        assert caller.session.input_credit == (7, 700)
+        assert caller.session.inputs.credit == (7, 700)
 
     run(main())
 

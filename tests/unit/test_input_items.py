@@ -46,18 +46,18 @@ def told(caller, replica):
 
 
 def test_a_replica_that_takes_inputs_says_so_and_how_much():
-    assert open_pair(input_credit=CREDIT)[0].input_credit == CREDIT
-    assert open_pair()[0].input_credit is None  # as one of an earlier version
+    assert open_pair(input_credit=CREDIT)[0].inputs.credit == CREDIT
+    assert open_pair()[0].inputs.credit is None  # as one of an earlier version
 
 
 def test_what_an_input_says_arrives_in_order(pair):
     caller, replica = pair
-    caller.send_input(1, 0, InputKind.ITEM, b"first")
-    caller.send_input(1, 1, InputKind.ITEM, b"of the other")
-    caller.send_input(1, 0, InputKind.ITEM, LARGE)
-    caller.send_input(1, 0, InputKind.ITEM, b"third")
-    caller.send_input(1, 0, InputKind.END)
-    caller.send_input(1, 1, InputKind.ERROR, error=Error(message="no more"))
+    caller.inputs.add(1, 0, InputKind.ITEM, b"first")
+    caller.inputs.add(1, 1, InputKind.ITEM, b"of the other")
+    caller.inputs.add(1, 0, InputKind.ITEM, LARGE)
+    caller.inputs.add(1, 0, InputKind.ITEM, b"third")
+    caller.inputs.add(1, 0, InputKind.END)
+    caller.inputs.add(1, 1, InputKind.ERROR, error=Error(message="no more"))
     items = heard(caller, replica)
     assert [(i.number, i.kind, joined(i.payload)) for i in items if i.number == 0] == [
         (0, InputKind.ITEM, b"first"),
@@ -73,8 +73,8 @@ def test_what_an_input_says_arrives_in_order(pair):
 def test_items_follow_a_large_request():
     caller, replica = open_pair(input_credit=CREDIT)
     caller.request("call", fields(LARGE, inputs=PLACES[:1]))
-    caller.send_input(1, 0, InputKind.ITEM, LARGE[1:])
-    caller.send_input(1, 0, InputKind.END)
+    caller.inputs.add(1, 0, InputKind.ITEM, LARGE[1:])
+    caller.inputs.add(1, 0, InputKind.END)
     arrivals = drain_into(caller.outbox, replica.receive)
     assert [joined(r.payload) for a in arrivals for r in a.requests] == [LARGE]
     items = [item for a in arrivals for item in a.inputs]
@@ -88,8 +88,8 @@ def test_a_large_item_stays_behind_a_request_that_begins_a_new_batch(monkeypatch
     caller, replica = open_pair(input_credit=CREDIT)
     caller.request("other", fields(envelope=UNARY))
     caller.request("call", fields(LARGE, UNARY._replace(method="next"), inputs=PLACES[:1]))
-    caller.send_input(1, 0, InputKind.ITEM, b"")
-    caller.send_input(2, 0, InputKind.ITEM, LARGE[1:])
+    caller.inputs.add(1, 0, InputKind.ITEM, b"")
+    caller.inputs.add(2, 0, InputKind.ITEM, LARGE[1:])
     arrivals = drain_into(caller.outbox, replica.receive)
     requests = [r for a in arrivals for r in a.requests]
     assert [joined(r.payload) for r in requests] == [b"", LARGE]
@@ -98,7 +98,7 @@ def test_a_large_item_stays_behind_a_request_that_begins_a_new_batch(monkeypatch
 
 def test_a_large_error_is_whole(pair):
     caller, replica = pair
-    caller.send_input(1, 0, InputKind.ERROR, error=Error(message="m", pickled=LARGE))
+    caller.inputs.add(1, 0, InputKind.ERROR, error=Error(message="m", pickled=LARGE))
     (item,) = heard(caller, replica)
     assert (item.kind, item.error.pickled) == (InputKind.ERROR, LARGE)
 
@@ -106,7 +106,7 @@ def test_a_large_error_is_whole(pair):
 def test_an_error_over_the_limit_is_told_as_text(pair):
     caller, replica = pair
     error = Error(message="m", pickled=b"x" * 2_000_000)
-    caller.send_input(1, 0, InputKind.ERROR, error=error)
+    caller.inputs.add(1, 0, InputKind.ERROR, error=error)
     (item,) = heard(caller, replica)
     assert (item.error.message, item.error.pickled) == ("m", b"")
 
@@ -114,8 +114,8 @@ def test_an_error_over_the_limit_is_told_as_text(pair):
 def test_an_item_over_the_limit_fails_its_input_and_nothing_else():
     caller, replica = open_pair(50_000, CREDIT)
     caller.request("call", fields(inputs=PLACES))
-    caller.send_input(1, 0, InputKind.ITEM, b"x" * 60_000)
-    caller.send_input(1, 1, InputKind.ITEM, b"of the other")
+    caller.inputs.add(1, 0, InputKind.ITEM, b"x" * 60_000)
+    caller.inputs.add(1, 1, InputKind.ITEM, b"of the other")
     first, second = heard(caller, replica)
     assert (first.number, first.kind, first.error.code, first.error.size, first.error.limit) == (
         *(0, InputKind.ERROR, Error.MESSAGE_TOO_LARGE),
@@ -128,7 +128,7 @@ def test_an_item_over_the_limit_fails_its_input_and_nothing_else():
 def test_credit_and_the_end_of_interest_reach_the_caller(pair):
     caller, replica = pair
     for _ in range(2):
-        caller.send_input(1, 0, InputKind.ITEM, b"x" * 25)
+        caller.inputs.add(1, 0, InputKind.ITEM, b"x" * 25)
     heard(caller, replica)
     replica.grant_input(1, 0, 2, 50)
     replica.grant_input(1, 1, 0, 0, is_closed=True)
@@ -141,12 +141,12 @@ def test_credit_and_the_end_of_interest_reach_the_caller(pair):
 def test_granted_items_may_be_sent_and_no_more(pair):
     caller, replica = pair
     for _ in range(4):
-        caller.send_input(1, 0, InputKind.ITEM, b"item")
+        caller.inputs.add(1, 0, InputKind.ITEM, b"item")
     heard(caller, replica)
     replica.grant_input(1, 0, 1, 0)
-    caller.send_input(1, 0, InputKind.ITEM, b"item")
+    caller.inputs.add(1, 0, InputKind.ITEM, b"item")
     assert len(heard(caller, replica)) == 1
-    caller.send_input(1, 0, InputKind.ITEM, b"item")
+    caller.inputs.add(1, 0, InputKind.ITEM, b"item")
     with pytest.raises(WireError, match="without credit"):
         heard(caller, replica)
 
@@ -201,7 +201,7 @@ def test_a_replica_that_grants_what_there_is_not_breaks_the_session(pair):
 @pytest.mark.parametrize("granted", [{"items": 2}, {"items": 1, "bytes": 5}])
 def test_a_replica_that_grants_more_than_was_sent_breaks_the_session(pair, granted):
     caller, replica = pair
-    caller.send_input(1, 0, InputKind.ITEM, b"item")
+    caller.inputs.add(1, 0, InputKind.ITEM, b"item")
     heard(caller, replica)
     with pytest.raises(WireError, match="too much credit"):
         caller.receive(ReplicaBatch(input_credits=[{"id": 1, **granted}]).SerializeToString())
@@ -209,14 +209,14 @@ def test_a_replica_that_grants_more_than_was_sent_breaks_the_session(pair, grant
 
 def test_what_is_sent_ahead_has_a_bound_of_its_own():
     caller, _ = open_pair(input_credit=(2**32 - 1, 2**32 - 1))
-    assert caller.input_credit == (MAX_INPUT_CREDIT_ITEMS, MAX_INPUT_CREDIT_BYTES)
+    assert caller.inputs.credit == (MAX_INPUT_CREDIT_ITEMS, MAX_INPUT_CREDIT_BYTES)
 
 
 @pytest.mark.parametrize("end", ["answered", "failed", "rejected", "cancelled"])
 def test_what_comes_after_the_end_of_a_call_is_dropped(pair, end):
     caller, replica = pair
-    caller.send_input(1, 0, InputKind.ITEM, LARGE)
-    caller.send_input(1, 0, InputKind.ITEM, b"small")
+    caller.inputs.add(1, 0, InputKind.ITEM, LARGE)
+    caller.inputs.add(1, 0, InputKind.ITEM, b"small")
     if end == "cancelled":
         caller.cancel(1)
     else:
@@ -228,14 +228,14 @@ def test_what_comes_after_the_end_of_a_call_is_dropped(pair, end):
     assert heard(caller, replica) == []
     replica.grant_input(1, 0, 1, 1)
     assert told(caller, replica) == []
-    caller.send_input(1, 0, InputKind.ITEM, b"late")
+    caller.inputs.add(1, 0, InputKind.ITEM, b"late")
     assert not caller.outbox
     assert replica._assembler.total_bytes == 0
 
 
 def test_what_has_left_of_an_item_is_dropped_when_its_call_ends(pair):
     caller, replica = pair
-    caller.send_input(1, 0, InputKind.ITEM, b"x" * 1_500_000)
+    caller.inputs.add(1, 0, InputKind.ITEM, b"x" * 1_500_000)
     replica.receive(caller.outbox.take())  # the first part of it
     assert replica._assembler.total_bytes > 0
     replica.reply(1, Reply.RESULT, b"done")
@@ -249,8 +249,8 @@ def test_inputs_of_running_calls_go_on_while_the_replica_drains(pair):
     caller, replica = pair
     replica.drain()
     drain_into(replica.outbox, caller.receive)
-    caller.send_input(1, 0, InputKind.ITEM, LARGE)
-    caller.send_input(1, 0, InputKind.END)
+    caller.inputs.add(1, 0, InputKind.ITEM, LARGE)
+    caller.inputs.add(1, 0, InputKind.END)
     assert [joined(item.payload) for item in heard(caller, replica)] == [LARGE, b""]
     replica.grant_input(1, 1, 0, 0, is_closed=True)
     assert len(told(caller, replica)) == 1
@@ -259,7 +259,7 @@ def test_inputs_of_running_calls_go_on_while_the_replica_drains(pair):
 def test_a_session_that_is_closed_sends_nothing_of_inputs(pair):
     caller, replica = pair
     caller.close()
-    caller.send_input(1, 0, InputKind.ITEM, b"late")
+    caller.inputs.add(1, 0, InputKind.ITEM, b"late")
     replica.close()
     replica.grant_input(1, 0, 1, 1)
     assert not caller.outbox

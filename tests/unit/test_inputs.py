@@ -297,7 +297,7 @@ def test_in_whatever_order_things_happen_the_last_replica_gets_every_item_once(s
             assert scene.way.send(line.connection)
             session = line.connection._session
             assert session is not None
-            credit = session.machine.input_credit
+            credit = session.machine.inputs.credit
             assert credit is not None
             room = credit[0]
             got.clear()

@@ -182,7 +182,7 @@ def test_an_item_that_we_fail_over_ends_its_call(caplog: pytest.LogCaptureFixtur
         scene = Scene()
         session = scene.connection._session
         assert session is not None
-        session.machine.send_input = lambda *_: 1 / 0  # type: ignore[method-assign]
+        session.machine.inputs.add = lambda *_: 1 / 0  # type: ignore[method-assign]
         scene.go()
         scene.source.put(b"1")
         await eventually_async(lambda: scene.call.done)
