@@ -10,6 +10,7 @@ that wants room; the timer only makes it smaller, and lets go of nothing that a 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import secrets
 from collections import defaultdict
@@ -25,7 +26,7 @@ from serve_grpc.routing.subset import Shift, Size, Subset
 
 __all__ = ["HeldConnections"]
 
-PROCESS_ID = secrets.token_bytes(16)
+_BEGINNING = secrets.token_bytes(16)
 """Not from `random`: programs seed that, and all callers would crowd on the same replicas."""
 LOOK_S = 10.0
 """Between two looks whether connections are held that nobody needs."""
@@ -40,7 +41,7 @@ class HeldConnections:
         user: Who sends calls over them.
         node_id, zone: Of this caller, where it prefers replicas close by; else "".
         subset_size: The least number of replicas in the subset; 0 for all.
-        caller_id: Orders the replicas; the same in all routers of a process, which share sessions.
+        caller_id: Orders the replicas; None for the process's own: its routers share sessions.
         on_release: Told of each peer whose connection is about to be released.
 
     Attributes:
@@ -58,7 +59,7 @@ class HeldConnections:
         node_id: str,
         zone: str,
         subset_size: int,
-        caller_id: bytes = PROCESS_ID,
+        caller_id: bytes | None,
         on_release: Callable[[Peer], None],
     ) -> None:
         self._pool = pool
@@ -70,7 +71,9 @@ class HeldConnections:
         self.by_peer: dict[Peer, Connection] = {}
         self.picker = Picker((), rng=random.Random(), node_id=node_id, zone=zone)
         self._size = Size(subset_size or EVERYONE)
-        self.subset = Subset(caller_id, self._size.least)
+        # A process that was forked has the same beginning.
+        process_id = _BEGINNING + os.getpid().to_bytes(8, "big")
+        self.subset = Subset(process_id if caller_id is None else caller_id, self._size.least)
         self._holders: defaultdict[str, set[str]] = defaultdict(set)
         self._slots = 0  # of all replicas together
         # Beside the subset, with whether they were asked for since the last look.

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from serve_grpc.caller.call import Call
 from serve_grpc.caller.connection import Connection, ConnectionUser
-from serve_grpc.caller.held import PROCESS_ID, HeldConnections
+from serve_grpc.caller.held import HeldConnections
 from serve_grpc.caller.pool import ConnectionPool
 from serve_grpc.config import settings
 from serve_grpc.routing.outliers import Outliers
@@ -33,7 +33,7 @@ class Replicas:
         node_id, zone: Of this caller, where it prefers replicas close by; else "".
         subset_size: Of how many replicas to choose at least, where there are more; 0 for all, None
             for what the process's settings say.
-        caller_id: Of the process; callers with other ids choose from other replicas.
+        caller_id: Callers with other ids choose from other replicas; None for the process's own.
 
     Attributes:
         outliers: Among them.
@@ -49,7 +49,7 @@ class Replicas:
         node_id: str,
         zone: str,
         subset_size: int | None = None,
-        caller_id: bytes = PROCESS_ID,
+        caller_id: bytes | None = None,
     ) -> None:
         self.outliers = Outliers()
         self.is_opening = False

@@ -51,7 +51,7 @@ def _small_subsets_that_shrink_soon() -> Iterator[None]:
         yield
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(weather=WEATHERS, seed=st.integers(0, 2**32))
 def test_in_any_weather_each_call_settles_once_and_nothing_is_left(
     weather: Weather, seed: int

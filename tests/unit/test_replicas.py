@@ -162,6 +162,20 @@ def test_routers_of_one_process_choose_the_same() -> None:
     play(50, check)
 
 
+def test_processes_choose_others_even_if_one_was_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(scene: Scene) -> None:
+        scene.list_all()
+        same = Scene(random.Random(4), 50, caller_id=None)
+        same.list_all()
+        assert same.held == scene.held
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        child = Scene(random.Random(4), 50, caller_id=None)
+        child.list_all()
+        assert child.held != scene.held
+
+    play(50, check, caller_id=None)
+
+
 def test_who_leaves_the_list_is_let_go_and_one_comes_in_its_place() -> None:
     async def check(scene: Scene) -> None:
         scene.list_all()
