@@ -106,11 +106,11 @@ class HeldConnections:
         shift = self.subset.update({one: self._rank(f) for one, f in known.items()}, lost)
         for replica_id in lost:
             self._release(replica_id)
-        held = [one for one in known if one in self.connections]
+        for replica_id, facts in known.items():
+            if replica_id in self.connections:
+                # The pool has the connection, and gives its peer the new facts.
+                self._choose_from(self._pool.acquire(facts, self._user))
         self._follow(shift)
-        for replica_id in held:
-            # It has the connection, and gives its peer the new facts.
-            self._choose_from(self._pool.acquire(known[replica_id], self._user))
         self._watch()
 
     def _note(self, facts: ReplicaFacts, count: int) -> None:

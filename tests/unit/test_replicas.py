@@ -207,6 +207,17 @@ def test_a_replica_that_changes_keeps_its_connection() -> None:
     play(50, check)
 
 
+def test_nobody_is_held_twice_or_for_ever_whatever_changes_together() -> None:
+    async def check(scene: Scene) -> None:
+        for step in range(40):
+            facts = [scene.facts(n, model_ids=frozenset({f"{step}"})) for n in range(step + 9)]
+            scene.replicas.update(facts, [f"replica-{step % 7}"] if step % 2 else ())
+            assert scene.held == {peer.facts.replica_id for peer in scene.replicas.held}
+            assert len(scene.held) == SIZE
+
+    play(60, check)
+
+
 def test_local_ones_are_chosen_from_first_and_others_when_they_are_full() -> None:
     async def check(scene: Scene) -> None:
         places = {0: "here", 1: "here"}
