@@ -26,11 +26,11 @@ __all__ = [
 # and, for the limits, 0014-limits-against-hostile-peers.md.
 KEEPALIVE_MS = 5_000
 """Of a caller's connections, until it has more than a few."""
-FEW_CONNECTIONS = 50
+FEW_CONNECTIONS = 25
 """Those beyond are asked as much less often as there are more. A ping and its answer cost a process
 some 0.15 ms: for 1,000 connections, one each 5 s would be 3 % of a core."""
 LONGEST_KEEPALIVE_MS = 60_000
-REPLICA_KEEPALIVE = 8
+REPLICA_KEEPALIVE = 12
 """A replica's keepalive, in callers' keepalives: whoever lives has pinged long before."""
 PING_TIMEOUT_MS = 3_000
 METADATA_BYTES = 16 * 1024
