@@ -32,7 +32,7 @@ test-all: $(READY) ## run the rest: Serve's own transports, drivers with a Ray o
 test-faults: $(READY) ## inject every fault of docs/reliability.md, and write down the figures
 	$(BIN)/python -m pytest -q -m "not soak" --fault-figures .faults.json tests/faults tests/property
 
-soak: $(READY) ## a million calls, 20,000 reconnects, 50,000 cancels: memory, files, tasks stay flat (< 10 min)
+soak: $(READY) ## a million calls, 30,000 streams there, reconnects, cancels: memory, files, tasks stay flat (< 10 min)
 	$(BIN)/python -m pytest -q -m soak --fault-figures .soak.json tests/faults/test_soak.py
 
 test-long: $(READY) ## run the tests that take minutes: a million mutated frames, many to a server

@@ -227,8 +227,8 @@ def still(soak: Soak) -> dict[str, dict[str, int]]:
             marks=pytest.mark.full,  # what it finds builds up over time; it takes half a minute
         ),
         pytest.param(
-            Load(100_000, 4_000, 5_000, 200, 5_000, 2_500),
-            Load(1_000_000, 20_000, 50_000, 200, 40_000, 20_000),
+            Load(100_000, 4_000, 5_000, 200, 2_500, 1_250),
+            Load(1_000_000, 20_000, 50_000, 200, 20_000, 10_000),
             id="long",
             marks=[pytest.mark.soak, pytest.mark.timeout(900)],
         ),
