@@ -52,11 +52,11 @@ def transport_of(router: Router | None, is_by_reference: bool, fallback_reason: 
     """What calls travel over, in one of the words of `HandleStatistics.transport`.
 
     Args:
-        router: Of calls by value; None if there was none.
+        router: Of calls by value; None if there is none.
         is_by_reference: Whether the handle's options say so.
         fallback_reason: Why calls by value go over Serve's own transport, or None.
     """
-    if router is None and is_by_reference:
+    if is_by_reference and (router is None or not router.is_used):
         return "by reference"
     if fallback_reason is not None:
         return "Serve's gRPC"

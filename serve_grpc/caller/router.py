@@ -61,6 +61,7 @@ class Router:
         check_process_list(settings.serializers)
         self._adapter = adapter
         self._closed_reason: str | None = None
+        self._was_asked = False
         self.is_tracing = is_tracing()
         self.feed = Feed()
         self.memory: Memory = HEAP
@@ -96,6 +97,11 @@ class Router:
         # After all of the above: Serve may know the replicas already, and tells them at once.
         adapter.subscribe(self._on_replicas)
         adapter.carry_requests(self._assigned.send)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether calls by value have been made; from any thread."""
+        return self._was_asked or bool(self.tally.outcomes())
 
     # ------------------------------------------------------------ the feed
 
@@ -173,6 +179,7 @@ class Router:
             is_idempotent: Whether it may be repeated after it may have started.
             bound_to: Id of the only replica that it may go to; None for any.
         """
+        self._was_asked = True
         return Delivery(
             call,
             self.line if bound_to is None else self.line.bound.to(bound_to),

@@ -96,7 +96,8 @@ def test_where_no_replica_can_be_reached_serve_makes_the_call_and_it_is_said_onc
         (None, False, "has no endpoint", "Serve's gRPC"),
         (SimpleNamespace(feed=Feed(is_ready=False)), False, None, "undecided"),
         (SimpleNamespace(feed=Feed(is_ready=True)), False, None, "serve_grpc"),
-        (SimpleNamespace(feed=Feed(is_ready=True)), True, None, "serve_grpc"),
+        (SimpleNamespace(feed=Feed(is_ready=True), is_used=True), True, None, "serve_grpc"),
+        (SimpleNamespace(feed=Feed(is_ready=True), is_used=False), True, None, "by reference"),
         (SimpleNamespace(feed=Feed(is_ready=True)), False, "has no endpoint", "Serve's gRPC"),
     ],
 )

@@ -37,7 +37,8 @@ def new_router(peers: list[Any], **news: Any) -> Any:
         rejections=9,
         retries=10,
     )
-    return SimpleNamespace(tally=tally, feed=Feed(**{"is_ready": True, **news}))
+    feed = Feed(**{"is_ready": True, **news})
+    return SimpleNamespace(tally=tally, feed=feed, is_used=True)
 
 
 def statistics_with(monkeypatch: pytest.MonkeyPatch, router: Any) -> Any:
