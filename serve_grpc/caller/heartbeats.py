@@ -21,8 +21,8 @@ IDLE_LOOKS_PER_S = 5.0
 """Idle sessions that are looked at, and asked for life if they are due; over gRPC, a question and
 its answer cost a process some 0.3 ms."""
 LONGEST_IDLE_S = 120.0
-"""Of more than 600 sessions more are looked at, so that each has its turn: a replica ends a session
-on which it has heard nothing for 5 minutes."""
+"""About: of more than 600 sessions more are looked at, so that each has its turn. A replica ends a
+session on which it has heard nothing for 5 minutes."""
 
 _due_first = attrgetter("look_s")
 
