@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import serve_grpc
-from serve_grpc._serve.routers import ENDPOINT_KEY, Endpoint
+from serve_grpc._serve.replica_facts import ENDPOINT_KEY, Endpoint
 from serve_grpc.carriers.local import framing
 from serve_grpc.protocol import handshake
 from serve_grpc.protocol.outbox import Outbox
