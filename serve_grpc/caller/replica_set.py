@@ -85,11 +85,6 @@ class ReplicaSet:
         return True
 
     @property
-    def reachable_ids(self) -> tuple[str, ...]:
-        """Of those with an endpoint of ours."""
-        return tuple(self._reachable)
-
-    @property
     def has_reachable(self) -> bool:
         """Whether one of them has an endpoint of ours."""
         return bool(self._reachable)

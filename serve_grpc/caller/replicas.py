@@ -75,6 +75,11 @@ class Replicas:
         return f"<Replicas {list(self._held.connections.values())!r} of {len(self)}>"
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Of all of them."""
+        return tuple(self._held.facts)
+
+    @property
     def held(self) -> tuple[Peer, ...]:
         """What is known of each to which a connection is held; from any thread."""
         return tuple(self._held.by_peer)

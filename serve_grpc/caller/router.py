@@ -230,7 +230,7 @@ class Router:
         self.line.close(reason)
         self.line.fail_waiting()
         self._assigned.close(reason)
-        # Connections are let go, not cut: each closes when its last call is over (`retire`). Ids of
-        # replicas that were not told yet are ignored.
-        self.line.replicas.update((), self._replica_set.reachable_ids)
+        # Connections are let go, not cut: each closes when its last call is over (`retire`). Those
+        # it has, for the list may be ahead of them: news are taken in parts.
+        self.line.replicas.update((), self.line.replicas.ids)
         self._metrics.remove(self.tally)

@@ -100,10 +100,27 @@ def test_a_router_that_is_closed_meanwhile_holds_nobody(monkeypatch: pytest.Monk
             await asyncio.sleep(0)
         fleet.router.close("closed")
         await updates.settle(3)
-        assert updates.parts[2] == (0, COUNT)
+        assert updates.parts[2] == (0, 2 * PART)
         assert updates.held == set()
         for _ in range(20):
             await asyncio.sleep(0)
         assert len(updates.parts) == 3
+
+    on_small_fleet(main)
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_router_that_is_closed_lets_go_of_those_that_are_about_to(turns: int) -> None:
+    async def main(fleet: SmallFleet) -> None:
+        fleet.adapter.tell(facts(0))
+        while not fleet.router.feed.is_ready:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        fleet.adapter.tell(facts(COUNT))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        fleet.router.close("closed")
+        for _ in range(40):
+            await asyncio.sleep(0)
+        assert fleet.router.line.replicas.peers == ()
 
     on_small_fleet(main)
