@@ -172,10 +172,12 @@ class HeldConnections:
 
     def _release_if_idle(self, replica_id: str) -> None:
         connection = self.connections[replica_id]
-        is_idle = connection.peer.state is PeerState.IDLE or connection.takes_calls
-        # Whoever waits for this very replica waits for a session, or for room there.
-        may_be_waited_for = replica_id in self._named and not is_idle
-        if not connection.peer.in_flight and not may_be_waited_for:
+        state = connection.peer.state
+        is_idle = state is PeerState.IDLE or connection.takes_calls
+        # Whoever waits for this very replica waits for a session, or for room there; and for its
+        # first session others may wait as well.
+        is_named = replica_id in self._named and not is_idle
+        if not connection.peer.in_flight and not is_named and state is not PeerState.CONNECTING:
             self._release(replica_id)
 
     # ------------------------------------------------------------ beyond the subset

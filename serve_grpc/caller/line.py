@@ -31,6 +31,7 @@ from serve_grpc.debugging import is_debugged
 from serve_grpc.foreign import run_foreign
 from serve_grpc.mailbox import mailbox_of
 from serve_grpc.routing.line import Line
+from serve_grpc.routing.peer import PeerState
 from serve_grpc.routing.retry import RetryBudget
 
 __all__ = ["WaitingLine"]
@@ -248,7 +249,9 @@ class WaitingLine:
 
     def _send_waiting(self, connection: Connection) -> None:
         others_may_have_room = self._has_returned or self.replicas.is_opening
-        if others_may_have_room or self.feed.is_serve_routed or connection.is_down:
+        # LOST is also one whose session takes long to open: others are opened in its place.
+        is_lost = connection.is_down or connection.peer.state is PeerState.LOST
+        if others_may_have_room or self.feed.is_serve_routed or is_lost:
             self.pump()
             return
         # Room is looked for first: a call that has left the line has to be sent.

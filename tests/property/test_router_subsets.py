@@ -6,6 +6,7 @@ them all the time, and calls are bound to replicas outside.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from serve_grpc.caller.dialling import dialling_by
 from serve_grpc.caller.router import Router
 from serve_grpc.config import Settings
 from serve_grpc.protocol.caller import Envelope
+from tests.fakes.small_fleet import SmallFleet, on_small_fleet
 from tests.property.simulated_fleet import Adapter
 from tests.property.test_router import PICKLE, Weather, World, _no_grpc_no_ray, live
 from tests.property.virtual_time import run
@@ -97,3 +99,30 @@ def test_a_burst_of_long_calls_fills_every_slot_of_the_fleet(at_once: bool) -> N
             router.close("enough")
 
     run(main, 5)
+
+
+def test_calls_wait_for_a_replica_that_takes_long_to_reach_no_longer_than_a_second() -> None:
+    """Of two that wait, one finds room elsewhere; the other's next hope is the replica itself."""
+
+    async def main(fleet: SmallFleet) -> None:
+        dialled: list[str] = []
+
+        async def dial(address: str, settings: Settings) -> Any:
+            dialled.append(address)
+            if len(dialled) == 3:  # the first one beside the subset
+                await asyncio.Event().wait()
+            return await fleet.fleet.dial(address, settings)
+
+        with dialling_by(dial):
+            fleet.tell()
+            for name in ("one", "two", "three"):
+                fleet.call(name, work_s=100)
+            fleet.call("short", work_s=0.5)
+            await eventually_async(lambda: sum(r.running for r in fleet.replicas) == 4)
+            for name in ("four", "five"):
+                fleet.call(name, work_s=100)
+            await asyncio.sleep(1.5)
+            assert fleet.started("four")
+            assert fleet.started("five")
+
+    on_small_fleet(main, count=6, slots=2)
