@@ -150,3 +150,27 @@ def test_a_request_on_a_replica_that_left_is_counted_to_its_end() -> None:
             assert lists_of(router.asyncio_router).ids == {}
 
     asyncio.run(main())
+
+
+def test_a_request_on_a_replica_that_comes_back_is_counted_once_up_and_once_down() -> None:
+    """Sent after the list without it was taken, and before the router had heard of all of it."""
+
+    async def main() -> None:
+        async with real_router() as router:
+            adapter = adapter_of(router)
+            adapter.subscribe(lambda _: None)
+            manager = router.asyncio_router._metrics_manager
+            router.list(INFOS[:1])
+            router.list([])
+            for _ in range(2):
+                adapter.on_sent("replica-0")
+            router.list([])
+            router.list(INFOS[:1])
+            adapter.on_finished("replica-0")
+            router.list(INFOS[:1])
+            assert manager.num_requests_sent_to_replicas == {INFOS[0].replica_id: 1}
+            adapter.on_finished("replica-0")
+            router.list(INFOS[:1])
+            assert manager.num_requests_sent_to_replicas == {INFOS[0].replica_id: 0}
+
+    asyncio.run(main())
