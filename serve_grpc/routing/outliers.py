@@ -51,6 +51,8 @@ class Outliers:
 
     def on_failure(self, peer: Peer, method: str) -> bool:
         """The user's code raised; returns whether nearly all such calls fail on this replica."""
+        if peer.state is PeerState.GONE:
+            return False  # its last calls come to their ends after `forget`
         work = self._works.get(method)
         if work is None:
             if len(self._works) >= MAX_WORKS:
@@ -65,7 +67,7 @@ class Outliers:
     def on_success(self, peer: Peer, method: str) -> None:
         """The user's code came to its end. Needed only while there are works."""
         work = self._works.get(method)
-        if work is None:
+        if work is None or peer.state is PeerState.GONE:
             return
         work.shares[peer] = work.shares.get(peer, UNKNOWN) * (1 - WEIGHT)
         work.successes += 1

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from serve_grpc.routing import outliers as outliers_module
-from serve_grpc.routing.outliers import QUIET, Outliers
+from serve_grpc.routing.outliers import QUIET, SAMPLE, Outliers
 from serve_grpc.routing.peer import Peer, PeerState, ReplicaFacts
 
 
@@ -88,3 +88,19 @@ def test_no_more_kinds_of_work_are_watched_than_some(outliers: Outliers) -> None
     for number in range(1000):
         outliers.on_failure(ready("one"), f"work {number}")
     assert len(outliers) == outliers_module.MAX_WORKS
+
+
+def test_calls_that_end_on_replicas_that_are_gone_are_not_held_against_those_that_stay(
+    outliers: Outliers,
+) -> None:
+    for number in range(SAMPLE):
+        gone = ready(f"{number}")
+        gone.become(PeerState.GONE)
+        outliers.forget(gone)
+        assert not outliers.on_failure(gone, "work")
+        outliers.on_success(gone, "work")
+    bad, good = ready("bad"), ready("good")
+    assert not is_outlier(outliers, bad)
+    for _ in range(10):
+        outliers.on_success(good, "work")
+    assert any(is_outlier(outliers, bad) for _ in range(20))
