@@ -65,6 +65,7 @@ class Replicas:
         self._picker = self._held.picker
         self._only: Connection | None = None  # set while there is one
         self._until_look = 0  # picks; 0 while all replicas are in the subset
+        self._blocked: set[Peer] = set()  # since before the last look
         self._is_wanting = False  # the last pick found no room
         self._promised = 0  # how many calls those will take that are to open for who waits
 
@@ -103,6 +104,7 @@ class Replicas:
         held.update(changed, gone)
         self._only = next(iter(held.connections.values())) if len(held.facts) == 1 else None
         self._promised = 0
+        self._blocked.clear()  # some may be gone
         self._set_look()
 
     def connection_to(self, replica_id: str) -> Connection | None:
@@ -186,8 +188,12 @@ class Replicas:
     def _look(self) -> None:
         """Once for as many picks as there are replicas in the subset, so that each pays for one."""
         # Many a replica has had room again since it turned a call away, and will say so when our
-        # turn comes. In a small subset those would soon be all, and it would grow for nothing.
-        self.unblock()
+        # turn comes. In a small subset those would soon be all, and it would grow for nothing. But
+        # not those of since the last look: a call that all turn away would go round for ever.
+        blocked = {peer for peer in self._held.by_peer if peer.blocked}
+        for peer in blocked & self._blocked:
+            peer.blocked = False
+        self._blocked = blocked - self._blocked
         self._held.look()
         self._set_look()
 

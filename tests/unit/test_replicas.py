@@ -322,12 +322,31 @@ def test_those_that_turned_a_call_away_are_asked_again_before_the_subset_grows()
         peers = scene.replicas.held
         for peer in peers[1:]:
             peer.blocked = True
-        for _ in range(SIZE):
+        for _ in range(2 * SIZE):
             empty([await scene.pick()])
         assert not any(peer.blocked for peer in peers)
         assert len(scene.held) == SIZE
 
     play(50, check)
+
+
+@pytest.mark.parametrize("size", [1, 2, SIZE])
+def test_a_call_that_all_of_the_subset_turn_away_goes_beyond_it(size: int) -> None:
+    async def check(scene: Scene) -> None:
+        scene.list_all()
+        inside = scene.held
+        for name in inside:
+            scene.pool._connections[name].connect()
+        await asyncio.sleep(0.1)
+        for _ in range(size):
+            full = await scene.pick()
+            assert full.peer.facts.replica_id in inside
+            empty([full])
+            full.peer.blocked = True
+        assert scene.replicas.pick("") is None  # as long as those beyond are being reached
+        assert scene.held > inside
+
+    play(50, check, subset_size=size)
 
 
 def test_room_outside_is_room_to_come() -> None:
