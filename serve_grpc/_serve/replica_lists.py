@@ -8,7 +8,7 @@ On the router's loop.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,9 @@ class ReplicaLists:
         self._leaving: set[str] = set()
         self._has_list = False
         self.ids: dict[str, Any] = {}
+        # Calls on replicas that left, sent before our router had heard of it. They may come back,
+        # and the end of a call must not be counted without its beginning.
+        self._uncounted: dict[str, int] = {}
         self._work = Paced(mailbox_of(router._event_loop), "tell of replicas")
         self._first = self._known()
         self._deferred = deferred_lists(router)
@@ -85,6 +88,19 @@ class ReplicaLists:
             self._on_list(first)
         elif self._has_list:
             self._work.run(self._tell_all(follower))
+
+    def count(self, changes: Mapping[str, int]) -> None:
+        """Have Serve count so many more, or fewer, requests on each replica, by its unique id."""
+        # Serve's own calls change the same numbers, from other threads; and the dict is another
+        # one after many updates (`_prune`), so it is looked up every time.
+        with self._metrics._queries_lock:
+            counted = self._metrics.num_requests_sent_to_replicas
+            for key in changes:
+                change = changes[key] + self._uncounted.pop(key, 0)
+                if change and key in self.ids:
+                    counted[self.ids[key]] += change
+                elif change:
+                    self._uncounted[key] = change
 
     def _known(self) -> list[Any] | None:
         # Until there is a configuration, and so a request router, `AsyncioRouter` keeps the list.

@@ -78,9 +78,6 @@ class RouterAdapter:
         self._refused: list[str] = []
         self._sent: list[str] = []
         self._finished: list[str] = []
-        # Calls on replicas that left, sent before we had heard of it. Replicas may come back, and
-        # the end of a call must not be counted without its beginning.
-        self._uncounted: dict[str, int] = {}
         self._flusher: asyncio.TimerHandle | None = None
         self.calls = 0
         self.sent = 0
@@ -243,18 +240,10 @@ class RouterAdapter:
         if RAY_SERVE_COLLECT_AUTOSCALING_METRICS_ON_HANDLE:
             running = Counter(self._sent)
             running.subtract(self._finished)
-            ids = self._lists.ids if self._lists is not None else {}
-            # Serve's own calls change the same numbers, from other threads; and the dict is another
-            # one after many updates (`ReplicaLists`), so it is looked up every time.
-            with self._metrics._queries_lock:
-                counted = self._metrics.num_requests_sent_to_replicas
-                for replica_id in running:
-                    change = running[replica_id] + self._uncounted.pop(replica_id, 0)
-                    if change and replica_id in ids:
-                        counted[ids[replica_id]] += change
-                    elif change:
-                        self._uncounted[replica_id] = change
+            if self._lists is not None:
+                self._lists.count(running)
             if not self._metrics._cached_metrics_enabled:  # else Serve sets it every so often
+                counted = self._metrics.num_requests_sent_to_replicas
                 self._metrics.num_running_requests_gauge.set(sum(counted.values()))
         self._sent.clear()
         self._finished.clear()
