@@ -60,6 +60,7 @@ LONGEST = (
     "tests/ray/compat/test_compat_locality.py",
     "tests/security/test_secret.py",
     "tests/ray/test_serve_driver_ends.py",
+    "tests/ray/test_serve_rolling_update.py",
     "tests/ray/compat/test_compat_operations.py",
     "tests/ray/compat/test_compat_differences.py",
     "tests/ray/compat/test_compat_ingress.py",

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 
 import pytest
 import ray
 from ray.serve import handle as serve_handle
-from ray.serve._private.common import RunningReplicaInfo
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.config import RequestRouterConfig
 
@@ -20,6 +18,7 @@ import serve_grpc
 from tests.ray.apps.models import Models
 from tests.ray.apps.routed import ByFirstArgument, Named
 from tests.ray.listing import infos_of
+from tests.ray.look_ups import counted_look_ups
 from tests.ray.waiting import eventually
 
 REPLICAS = 4
@@ -31,25 +30,9 @@ OPTIONS = {
 WAIT_S = 30
 
 
-class LookUps:
-    """Of actors, by this process: ids of the replicas, and the threads."""
-
-    def __init__(self):
-        self.replicas = []
-        self.threads = set()
-
-
 @pytest.fixture
 def look_ups(monkeypatch):
-    found, get = LookUps(), RunningReplicaInfo.get_actor_handle
-
-    def counting(info):
-        found.replicas.append(info.replica_id.unique_id)
-        found.threads.add(threading.get_ident())
-        return get(info)
-
-    monkeypatch.setattr(RunningReplicaInfo, "get_actor_handle", counting)
-    return found
+    return counted_look_ups(monkeypatch)
 
 
 def deployed(deploy, cls, name, *args, **options):
