@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from statistics import quantiles
+from statistics import median, quantiles
 
 import pytest
 
@@ -121,7 +121,7 @@ class Update:
         for kind, of in self.seen.items():
             was, then = of.took_s[: self.before[kind]], of.took_s[self.before[kind] :]
             print(f"{kind}: before {figures(was)}; during {figures(then)}")
-        print(f"sessions: {min(self.sessions)} to {max(self.sessions)}")
+        print(f"sessions: {median(self.sessions)}, {min(self.sessions)} to {max(self.sessions)}")
         statistics = serve_grpc.handle_statistics(self.handle)
         print(f"rejections: {statistics.rejections}, retries: {statistics.retries}")
 
@@ -168,8 +168,10 @@ def test_no_actor_is_looked_up(update):
 
 def test_the_caller_keeps_sessions_to_its_subset(update):
     # Whoever of them is about to go has another in its place.
-    assert max(update.sessions) <= settings.subset_size + AT_ONCE < REPLICAS
-    assert sessions_of(update.handle) > settings.subset_size / 2
+    assert median(update.sessions) <= settings.subset_size + AT_ONCE
+    assert max(update.sessions) < REPLICAS
+    held = lambda: sessions_of(update.handle)  # noqa: E731
+    eventually(lambda: settings.subset_size / 2 < held() <= settings.subset_size, timeout_s=60)
 
 
 def test_sessions_to_replicas_that_went_are_closed(update):
