@@ -20,8 +20,7 @@ from serve_grpc.config import Settings
 from serve_grpc.routing.peer import PeerState
 from tests.behaviour.serving import Chooser, new_call, send
 from tests.descriptors import nothing_left_open
-from tests.fixtures import leftovers
-from tests.ray.waiting import eventually, eventually_async
+from tests.ray.waiting import eventually_async
 
 MANY = 500
 CLOSED_S = 10.0
@@ -77,11 +76,11 @@ def test_each_of_many_sessions_carries_calls_and_all_close(
         await eventually_async(lambda: all(connection.is_down for connection in connections))
         took_s = time.monotonic() - begin_s
         await pool.aclose()
+        await eventually_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
         return took_s
 
     with nothing_left_open(), over(carrier):
         assert asyncio.run(main()) < CLOSED_S
-    eventually(lambda: leftovers() == [])
 
 
 @pytest.mark.parametrize("carrier", ["grpc", "local"])
@@ -109,10 +108,10 @@ def test_replicas_that_come_and_go_get_fresh_sessions_each_time(
         await eventually_async(lambda: all(connection.is_down for connection in before))
         await eventually_async(lambda: pool._ticker is None)
         assert (pool._connections, pool._retired) == ({}, set())
+        await eventually_async(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
     with nothing_left_open(), over(carrier):
         asyncio.run(main())
-    eventually(lambda: leftovers() == [])
 
 
 # Of those of gRPC, 43 KiB are a bare channel's with its stream (docs/decisions/0030).
