@@ -17,6 +17,7 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import ray
 from ray.exceptions import ActorDiedError
 from ray.serve._private.common import DeploymentHandleSource
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
@@ -28,6 +29,9 @@ __all__ = ["DeferredLists", "deferred_lists", "is_custom"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
+TRIED = (2, 60)
+"""The first Ray on which calls over Serve's own path were seen to get the lists that are kept; on
+2.57 some waited for ever."""
 OF_ROUTER = (
     "_running_replicas",
     "_request_router",
@@ -49,6 +53,11 @@ OF_REQUEST_ROUTER = (
 
 def deferred_lists(router: Any) -> DeferredLists | None:
     """Those of an `AsyncioRouter`, from now on; None where Serve goes on as it does by itself."""
+    if tuple(map(int, ray.__version__.split(".")[:2])) < TRIED:
+        _say_eager(
+            "lists that may be kept: before 2.60 calls over Serve's own path waited for them"
+        )
+        return None
     lacks = [name for name in OF_ROUTER if not hasattr(router, name)]
     lacks += [n for n in OF_REQUEST_ROUTER if not hasattr(PowerOfTwoChoicesRequestRouter, n)]
     if lacks or not is_lazy_possible():
