@@ -29,9 +29,9 @@ __all__ = ["DeferredLists", "deferred_lists", "is_custom"]
 
 logger = logging.getLogger(LOGGER_NAME)
 
-TRIED = (2, 60)
-"""The first Ray on which calls over Serve's own path were seen to get the lists that are kept; on
-2.57 some waited for ever."""
+FIRST_RAY = (2, 60)
+"""Of those where lists may be kept. The names below are there in 2.57 as well, but on it a call of
+`tests/ray/test_serve_fleet.py` over Serve's own path never ended; 2.58 and 2.59 were not tried."""
 OF_ROUTER = (
     "_running_replicas",
     "_request_router",
@@ -53,26 +53,24 @@ OF_REQUEST_ROUTER = (
 
 def deferred_lists(router: Any) -> DeferredLists | None:
     """Those of an `AsyncioRouter`, from now on; None where Serve goes on as it does by itself."""
-    if tuple(map(int, ray.__version__.split(".")[:2])) < TRIED:
-        _say_eager(
-            "lists that may be kept: before 2.60 calls over Serve's own path waited for them"
-        )
+    if tuple(map(int, ray.__version__.split(".")[:2])) < FIRST_RAY:
+        _say_eager("it is older than Ray 2.60")
         return None
     lacks = [name for name in OF_ROUTER if not hasattr(router, name)]
     lacks += [n for n in OF_REQUEST_ROUTER if not hasattr(PowerOfTwoChoicesRequestRouter, n)]
     if lacks or not is_lazy_possible():
-        _say_eager(", ".join(lacks) or "get_actor_handle")
+        _say_eager(f"it has no {', '.join(lacks) or 'get_actor_handle'}")
         return None
     # A proxy gives each replica its own handle as soon as the replica is listed.
     return None if router._handle_source is DeploymentHandleSource.PROXY else DeferredLists(router)
 
 
 @functools.cache
-def _say_eager(lacks: str) -> None:
+def _say_eager(reason: str) -> None:
     logger.warning(
-        "This version of Ray Serve has no %s: the actor of each replica is looked up when the list "
-        "of replicas arrives, though calls by value need none.",
-        lacks,
+        "With this version of Ray Serve the actor of each replica is looked up when the list of "
+        "replicas arrives, though calls by value need none: %s.",
+        reason,
     )
 
 

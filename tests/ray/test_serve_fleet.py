@@ -19,7 +19,10 @@ from tests.ray.apps.models import Models
 from tests.ray.apps.routed import ByFirstArgument, Named
 from tests.ray.listing import infos_of
 from tests.ray.look_ups import counted_look_ups
+from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually
+
+pytestmark = needs_ray("2.60", "lists that may be kept from Serve's request router")
 
 REPLICAS = 4
 OPTIONS = {

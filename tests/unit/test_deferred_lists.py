@@ -29,7 +29,10 @@ from serve_grpc._serve.deferred_lists import DeferredLists
 from serve_grpc._serve.replica_handles import LazyReplica
 from serve_grpc._serve.request_routers import mark
 from serve_grpc.config import LOGGER_NAME
+from tests.ray.needs import needs_ray
 from tests.ray.waiting import eventually_async
+
+pytestmark = needs_ray("2.60", "lists that may be kept from Serve's request router")
 
 SENT: Any = SimpleNamespace(call=SimpleNamespace(replica_id="replica-0"), request_id="request")
 
